@@ -1,0 +1,262 @@
+"""Config file -> frozen Settings: every value checked, nothing executed.
+
+The file is also sourced by ``sh`` (``maildrop/bin``), so it keeps to what both read: ``KEY="string"`` or
+``KEY=number`` a line, no blank around ``=``, comments after ``#``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maildrop.assignments import Assignment, AssignmentError, decode, parse_assignments
+
+
+class SettingsError(ValueError):
+    """A config file that cannot be read, parsed or used; names the file, the key and the line."""
+
+
+class MissingSettings(SettingsError):
+    """A config file without one of the keys that have to be there."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a config file says, with defaults for what it does not say. Field names: see KEYS."""
+
+    python: str
+    home: Path
+    spools: tuple[Path, ...]    # Zope writes to the first, the daemon serves all
+    var: Path
+    pid_file: Path
+    log_file: Path
+    smtp_host: str
+    smtp_port: int
+    interval_s: float
+    debug: bool
+    debug_receiver: str    # comma-separated addresses, "" for none
+    batch: int    # mails per connection, 0: all
+    tls: int
+    login: str
+    password: str = field(repr=False)
+    wait_s: float
+    add_messageid: bool
+    supervised: bool
+    retry_s: float
+    timeout_s: float
+    data_timeout_s: float
+    helo: str    # "": this host's name
+    spool_mode: int
+    warnings: tuple[str, ...] = ()    # what is odd in the file, a sentence each
+
+    @property
+    def directory_mode(self) -> int:
+        """Mode of spool and var: the group that may read mails works there too."""
+        return 0o2770 if self.spool_mode & 0o060 else 0o700
+
+    @property
+    def log_mode(self) -> int:
+        return 0o640 if self.spool_mode & 0o060 else 0o600
+
+
+def load(path: str | os.PathLike[str]) -> Settings:
+    """Read the config file at ``path``.
+
+    Raises MissingSettings where a required key is missing, SettingsError for everything else that is wrong,
+    with file, key and line in the message.
+    """
+    try:
+        source = decode(Path(path).read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return _build(parse_assignments(source))
+    except AssignmentError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    except SettingsError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def defaults() -> Settings:
+    """The settings of an empty file: what Zope's pages show where no file can be read."""
+    return _from_values({})
+
+
+def shipped_config() -> Path:
+    """Where the config file that came with this package lies: inside it, or above it in a checkout or a copied tree."""
+    package = Path(__file__).resolve().parent
+    inside = package / "config"
+    return inside if inside.is_file() else package.parent / "config"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a string in quotes")
+    if re.search(r"[\x00\r\n]", value):
+        raise ValueError("a string without line breaks")
+    return value
+
+
+def _filled_text(value: Any) -> str:
+    if not _text(value).strip():
+        raise ValueError("a string that is not empty")
+    return value.strip()
+
+
+def _path(value: Any) -> Path:
+    path = Path(_filled_text(value))
+    if not path.is_absolute():
+        raise ValueError("an absolute path")
+    return path
+
+
+def _paths(value: Any) -> tuple[Path, ...]:
+    parts = [part for part in _filled_text(value).split(";") if part.strip()]
+    if not parts:
+        raise ValueError("absolute paths, split by ;")
+    return tuple(dict.fromkeys(_path(part) for part in parts))
+
+
+def _number(kind: type, least: float, most: float, wanted: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        try:
+            number = kind(value) if isinstance(value, str) else value
+            if isinstance(number, (int, float)) and number == kind(number) and least <= number <= most:
+                return kind(number)
+        except ValueError:
+            pass
+        raise ValueError(wanted)
+
+    return check
+
+
+def _flag(value: Any) -> bool:
+    return bool(_number(int, 0, 10**9, "0 or 1")(value))    # 2.3 took any number for yes
+
+
+def _mode(value: Any) -> int:
+    mode = int(value, 8) if isinstance(value, str) and re.fullmatch("[0-7]+", value) else value
+    if mode not in (0o600, 0o640, 0o660):
+        raise ValueError("0600, 0640 or 0660")
+    return int(mode)
+
+
+_DAY_S = 86400
+_seconds = _number(float, 0, 366 * _DAY_S, "a number of seconds")
+_some_seconds = _number(float, 0.01, 366 * _DAY_S, "a number of seconds above 0")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the config file: ``check`` turns its value into the field's, or raises ValueError saying what it wants.
+
+    ``default`` is the field's value for a file without the key; None where it is made up of other keys.
+    """
+
+    name: str
+    field: str
+    default: Any
+    check: Callable[[Any], Any]
+    required: bool = False
+    secret: bool = False
+
+
+KEYS = {
+    key.name: key
+    for key in (
+        Key("PYTHON", "python", "/usr/bin/python", _text),
+        Key("MAILDROP_HOME", "home", Path("/tmp/maildrop"), _path, required=True),
+        Key("MAILDROP_SPOOL", "spools", None, _paths),
+        Key("MAILDROP_VAR", "var", None, _path),
+        Key("MAILDROP_PID_FILE", "pid_file", None, _path),
+        Key("MAILDROP_LOG_FILE", "log_file", None, _path),
+        Key("SMTP_HOST", "smtp_host", "localhost", _filled_text, required=True),
+        Key("SMTP_PORT", "smtp_port", 25, _number(int, 1, 65535, "a port, 1 to 65535"), required=True),
+        Key("MAILDROP_INTERVAL", "interval_s", 120.0, _some_seconds, required=True),
+        Key("DEBUG", "debug", False, _flag),
+        Key("DEBUG_RECEIVER", "debug_receiver", "", _text),
+        Key("MAILDROP_BATCH", "batch", 0, _number(int, 0, 10**9, "a number of mails, 0 for all")),
+        Key("MAILDROP_TLS", "tls", 0, _number(int, 0, 2, "0, 1 or 2"), required=True),
+        Key("MAILDROP_LOGIN", "login", "", _text),
+        Key("MAILDROP_PASSWORD", "password", "", _text, secret=True),
+        Key("WAIT_INTERVAL", "wait_s", 0.0, _seconds),
+        Key("ADD_MESSAGEID", "add_messageid", False, _flag),
+        Key("SUPERVISED_DAEMON", "supervised", False, _flag),
+        Key("MAILDROP_RETRY", "retry_s", 300.0, _seconds),
+        Key("MAILDROP_TIMEOUT", "timeout_s", 60.0, _some_seconds),
+        Key("MAILDROP_DATA_TIMEOUT", "data_timeout_s", 600.0, _some_seconds),
+        Key("MAILDROP_HELO", "helo", "", _text),
+        Key("MAILDROP_SPOOL_MODE", "spool_mode", 0o600, _mode),
+    )
+}
+
+
+def _build(assignments: list[Assignment]) -> Settings:
+    found = {}
+    for assignment in assignments:
+        found[assignment.name] = assignment    # as in sh, the last one counts
+    missing = [key.name for key in KEYS.values() if key.required and _is_unset(found.get(key.name))]
+    if missing:
+        raise MissingSettings(f"{', '.join(missing)}: missing")
+    values = {}
+    for name, key in KEYS.items():
+        if name in found and not _is_unset(found[name]):
+            values[name] = _checked(key, found[name])
+    return _from_values(values, tuple(_oddities(assignments, values)))
+
+
+def _is_unset(assignment: Assignment | None) -> bool:
+    """None unsets a key, and so does "" for all that is not plain text."""
+    if assignment is None or assignment.value is None:
+        return True
+    return assignment.value == "" and KEYS[assignment.name].check is not _text
+
+
+def _checked(key: Key, assignment: Assignment) -> Any:
+    try:
+        return key.check(assignment.value)
+    except ValueError as wanted:
+        value = "" if key.secret else f"={assignment.value!r}"
+        raise SettingsError(f"line {assignment.line}: {key.name}{value}: has to be {wanted}") from None
+
+
+def _from_values(values: dict[str, Any], warnings: tuple[str, ...] = ()) -> Settings:
+    fields = {key.field: values.get(name, key.default) for name, key in KEYS.items()}
+    fields["spools"] = fields["spools"] or (fields["home"] / "spool",)
+    fields["var"] = fields["var"] or fields["home"] / "var"
+    fields["pid_file"] = fields["pid_file"] or fields["var"] / "maildrop.pid"
+    fields["log_file"] = fields["log_file"] or fields["var"] / "maildrop.log"
+    return Settings(**fields, warnings=warnings)
+
+
+def _oddities(assignments: list[Assignment], values: dict[str, Any]) -> Iterator[str]:
+    """What deserves a warning though the file can be used."""
+    for name, value, line, source in assignments:
+        if name not in KEYS:
+            near = difflib.get_close_matches(name, KEYS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            yield f"line {line}: {name} is no key of this file and is passed over{hint}"
+        elif isinstance(value, str) and (source[:1] in "rRuU" or re.search(r"[$`\\]", source)):
+            yield f"line {line}: {name}: sh and Python read this string differently"
+    for spool in values.get("MAILDROP_SPOOL") or (values["MAILDROP_HOME"] / "spool",):
+        if spool.is_relative_to("/tmp") or _is_tmpfs(spool):
+            yield f"{spool} does not survive a restart of this machine: put the spool on a disk"
+
+
+def _is_tmpfs(path: Path) -> bool:
+    """Whether the nearest mount point above ``path`` is memory. False where the system does not tell."""
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/mounts").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    for mount in mounts:
+        _, point, filesystem = mount.split(" ", 3)[:3]
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, filesystem
+    return kind in ("tmpfs", "ramfs")
