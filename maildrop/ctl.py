@@ -1,0 +1,133 @@
+"""The command line ``maildropctl``: arguments -> Settings -> the rest; exit codes 0 well, 1 not, 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from itertools import cycle
+from pathlib import Path
+
+from maildrop import settings as settings_module
+from maildrop import spool
+from maildrop.pidfile import running_pid
+from maildrop.settings import Settings, SettingsError
+
+
+class CommandFailed(Exception):
+    """A command that could not do what it was asked for; says why."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    config = Path(options.config).absolute()
+    try:
+        settings = settings_module.load(config)
+        options.run(options, config, settings)
+    except (CommandFailed, SettingsError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"Error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="maildropctl", description="Control the maildrop daemon and its spool.")
+    default = os.environ.get("MAILDROP_CONFIG") or str(settings_module.shipped_config())
+    config_help = f"the config file (default: {default})".replace("%", "%%")
+    parser.add_argument("-c", "--config", default=default, help=config_help)
+    after_command = argparse.ArgumentParser(add_help=False)
+    after_command.add_argument("-c", "--config", default=argparse.SUPPRESS, help=config_help)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    for name, run, says in (
+        ("start", start, "start the daemon; an error if it is already running"),
+        ("stop", stop, "stop the daemon and wait until it has ended; an error if it is not running"),
+        ("restart", restart, "stop the daemon if it is running, then start it"),
+    ):
+        commands.add_parser(name, parents=[after_command], help=says, description=says).set_defaults(run=run)
+
+    says = "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones"
+    make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says)
+    make.set_defaults(run=make_emails)
+    make.add_argument("recipients", nargs="+", metavar="RECIPIENT", help="who gets them, in turn; ask them before")
+    make.add_argument("--unlocked", type=_count, default=10, metavar="N", help="mails to be sent (default: %(default)s)")
+    make.add_argument("--locked", type=_count, default=2, metavar="M", help="mails not to be sent (default: %(default)s)")
+    make.add_argument("--sender", default="root@localhost", help="whom they are from (default: %(default)s)")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of mails")
+    return int(text)
+
+
+# -- the daemon --
+
+
+def start(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    pid = running_pid(settings.pid_file)
+    if pid is not None:
+        raise CommandFailed(f"maildrop daemon already started (process {pid}).")
+    if settings.pid_file.exists():
+        print("Warning: maildrop daemon not found, its pid file is stale.", file=sys.stderr, flush=True)
+    daemon = str(Path(__file__).with_name("maildrop.py"))
+    os.execv(sys.executable, [sys.executable, daemon, str(config)])
+
+
+def stop(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    pid = running_pid(settings.pid_file)
+    if pid is None:
+        raise CommandFailed("maildrop daemon already stopped.")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise CommandFailed(f"process {pid} belongs to another account") from None
+    patience_s = settings.data_timeout_s + 10    # as long as it may wait for a relay that has a whole mail
+    deadline = time.monotonic() + patience_s
+    while running_pid(settings.pid_file) == pid:
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"process {pid} has not ended within {patience_s:.0f} seconds")
+        time.sleep(0.05)
+
+
+def restart(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    if running_pid(settings.pid_file) is not None:
+        stop(options, config, settings)
+    start(options, config, settings)
+
+
+# -- the spool --
+
+
+def make_emails(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    spools = cycle(settings.spools)
+    recipients = cycle(options.recipients)
+    for directory in settings.spools:
+        spool.make_spool(directory, settings.directory_mode)
+    for number in range(options.unlocked + options.locked):
+        locked = number >= options.unlocked
+        draft = spool.Draft(next(spools) / spool.new_name(), settings.spool_mode)
+        draft.write(options.sender, recipient := next(recipients), _test_mail(options.sender, recipient, number, locked))
+        if not locked:
+            draft.release()
+    print(f"{options.unlocked} unlocked and {options.locked} locked mails are in {', '.join(map(str, settings.spools))}")
+
+
+def _test_mail(sender: str, recipient: str, number: int, locked: bool) -> bytes:
+    subject = f"***LOCKED*** {number + 1}: must not arrive" if locked else f"unlocked {number + 1}"
+    return (
+        f"From: Maildrop test <{sender}>\nTo: {recipient}\nSubject: {spool.one_line(subject)}\n\n"
+        "Written by maildropctl make-emails.\n"
+    ).encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

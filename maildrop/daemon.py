@@ -1,0 +1,142 @@
+"""The daemon: the loop, signals, detaching."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from maildrop import settings as settings_module
+from maildrop import spool
+from maildrop.delivery import Delivery
+from maildrop.logfile import MaildropLog
+from maildrop.pidfile import AlreadyRunning, PidFile
+from maildrop.settings import Settings, SettingsError
+
+USAGE = "Usage: maildrop.py /path/to/config"
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the daemon with the config file that is the only argument. Returns the exit status."""
+    if len(arguments) != 1:
+        print(USAGE, file=sys.stderr)
+        return 1
+    config = Path(arguments[0]).absolute()
+    try:
+        settings = settings_module.load(config)
+    except SettingsError as error:
+        print(f"{USAGE}\n{error}", file=sys.stderr)
+        return 1
+    for warning in settings.warnings:
+        print(f"{config}: warning: {warning}", file=sys.stderr, flush=True)
+    try:
+        _make_directories(settings)
+        pid_file = PidFile(settings.pid_file)
+    except AlreadyRunning as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"Error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    if settings.debug:
+        print("maildrop in DEBUG mode: it stays in the foreground and prints what it logs", flush=True)
+    if settings.debug or settings.supervised:
+        return Daemon(config, settings, pid_file).run()
+    return _detached(lambda ready: Daemon(config, settings, pid_file).run(ready))
+
+
+def _make_directories(settings: Settings) -> None:
+    for path in (settings.var, settings.pid_file.parent, settings.log_file.parent):
+        spool.make_directory(path, settings.directory_mode)
+    for directory in settings.spools:
+        spool.make_spool(directory, settings.directory_mode)
+
+
+def _detached(run: Callable[[Callable[[], None]], int]) -> int:
+    """Do ``run`` in a process of its own without a terminal; return when it is ready."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            return 0 if pipe.read() else 1
+    os.close(reading)
+    os.setsid()
+    if os.fork():    # so that the daemon leads no session and never gets a terminal again
+        os._exit(0)
+    status = 1
+    try:
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+
+        def ready() -> None:
+            os.write(writing, b"ready")
+            os.close(writing)
+
+        status = run(ready)
+    finally:
+        os._exit(status)
+
+
+class Daemon:
+    """Passes over the spool until a signal says stop."""
+
+    def __init__(self, config: Path, settings: Settings, pid_file: PidFile):
+        self._config = config
+        self._pid_file = pid_file
+        self._interval_s = settings.interval_s
+        self._log = MaildropLog(settings.log_file, settings.log_mode, echo=settings.debug)
+        self._delivery = Delivery(settings, self._log)
+        self._wake = threading.Event()
+        self._reload = threading.Event()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> int:
+        """Serve until SIGTERM or SIGINT; SIGHUP re-reads the config. Returns the exit status."""
+        os.umask(0o027)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)    # they are waited for below, whichever thread is hit
+        self._pid_file.write()
+        try:
+            ready()
+            worker = threading.Thread(target=self._work, name="delivery", daemon=True)
+            worker.start()
+            while signal.sigwait(_SIGNALS) == signal.SIGHUP:
+                self._reload.set()
+                self._wake.set()
+            self._delivery.cut()
+            self._wake.set()
+            while worker.is_alive() and not self._delivery.connecting.is_set():
+                worker.join(0.1)
+            return 0
+        finally:
+            self._pid_file.remove()
+
+    def _work(self) -> None:
+        try:
+            while not self._delivery.stopping.is_set():
+                again = self._delivery.run_pass()
+                self._wake.wait(min(self._interval_s, spool.SETTLED_S) if again else self._interval_s)
+                self._wake.clear()
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self._load_config()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)    # whatever happened, the main thread has to hear of it
+
+    def _load_config(self) -> None:
+        try:
+            settings = settings_module.load(self._config)
+        except SettingsError as error:
+            self._log.notice(f"config not reloaded, the old one stays: {error}")
+        else:
+            self._interval_s = settings.interval_s
+            self._delivery.settings = settings
+            self._log.path, self._log.mode = settings.log_file, settings.log_mode
+            self._log.notice("config reloaded")
+        self._log.end_block()

@@ -1,0 +1,100 @@
+"""The maildrop log: shape of a block and of a line.
+
+One block for each pass that has something to say::
+
+    ### Started at 2026/11/22 14:00:05...
+    OK<TAB> recipients<TAB>NAME what else is known
+    BAD: reply<TAB> recipients<TAB>NAME ...
+    FATAL: reply<TAB> recipients<TAB>NAME ...
+    ### Finished at 2026/11/22 14:00:06
+
+The file is opened for a pass and closed after it, so it can be moved away at any time. Each line is one write, so several
+daemons may share a log.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from maildrop.relay import printable
+
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class MaildropLog:
+    """The log of one daemon. Writing to it never raises: a full disk must not stop the mail."""
+
+    def __init__(self, path: Path, mode: int = 0o600, echo: bool = False):
+        """``mode``: of a new log file; ``echo``: print what is logged."""
+        self.path = path
+        self.mode = mode
+        self._echo = echo
+        self._descriptor: int | None = None
+
+    def delivered(self, recipients: Iterable[str], facts: str) -> None:
+        self._entry(f"OK\t {_listed(recipients)}\t{printable(facts)}")
+
+    def deferred(self, recipients: Iterable[str], reply: str, facts: str) -> None:
+        self._entry(f"BAD: {printable(reply)}\t {_listed(recipients)}\t{printable(facts)}")
+
+    def failed(self, recipients: Iterable[str], reply: str, facts: str) -> None:
+        self._entry(f"FATAL: {printable(reply)}\t {_listed(recipients)}\t{printable(facts)}")
+
+    def outage_begins(self, stage: str, reason: str) -> None:
+        self._entry(f"!!!!! {stage} at {_now()}\t {printable(reason)}")
+
+    def outage_ends(self) -> None:
+        self._entry(f"### Relay available again at {_now()}")
+
+    def notice(self, text: str) -> None:
+        """Something an administrator should know that is no attempt to send a mail."""
+        self._entry(f"### {printable(text)}")
+
+    def end_block(self) -> None:
+        """The pass is over: close the file, and with a last line if the pass had anything to say."""
+        if self._descriptor is not None:
+            self._write(f"### Finished at {_now()}")
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _entry(self, line: str) -> None:
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.path, _APPEND, self.mode)
+            except OSError as error:
+                self._complain(error, line)
+                return
+            self._write(f"### Started at {_now()}...")
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        if self._echo:
+            print(line, flush=True)
+        try:
+            os.write(self._descriptor, line.encode("utf-8", "backslashreplace") + b"\n")    # type: ignore[arg-type]
+        except OSError as error:
+            self._complain(error, line)
+
+    def _complain(self, error: OSError, line: str) -> None:
+        try:
+            print(f"{self.path}: {error.strerror}: {line}", file=sys.stderr, flush=True)
+        except OSError:    # the terminal is gone too
+            pass
+
+
+def stamp(seconds: float) -> str:
+    """A local time as the log writes it."""
+    return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(seconds))
+
+
+def _now() -> str:
+    return stamp(time.time())
+
+
+def _listed(recipients: Iterable[str]) -> str:
+    return printable(",".join(recipients))

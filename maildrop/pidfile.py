@@ -1,0 +1,109 @@
+"""The pid file: locked as long as its daemon lives, so that a stale one never looks like a live daemon."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+_PATIENCE_S = 1.0    # somebody may hold the lock for a moment to look
+
+
+class AlreadyRunning(Exception):
+    """Another daemon holds the pid file; says which."""
+
+
+class PidFile:
+    """A pid file that is ours."""
+
+    def __init__(self, path: Path):
+        """Create or take over the file and lock it.
+
+        Raises AlreadyRunning, or OSError where it cannot be written.
+        """
+        self.path = path
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._descriptor)
+                if time.monotonic() > deadline:
+                    raise AlreadyRunning(_already(path, _read_pid(path))) from None
+                time.sleep(0.02)
+                continue
+            if self._is_at_path():
+                break
+            os.close(self._descriptor)    # its last owner removed it between open and lock
+        if _is_unlocked_daemon(_read_pid(path)):
+            pid = _read_pid(path)
+            os.close(self._descriptor)
+            raise AlreadyRunning(_already(path, pid))
+
+    def write(self) -> None:
+        """Put this process's id into the file."""
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+
+    def remove(self) -> None:
+        """This process ends: the file goes, unless it is somebody else's by now."""
+        if self._is_at_path():
+            self.path.unlink()
+        os.close(self._descriptor)
+
+    def _is_at_path(self) -> bool:
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        ours = os.fstat(self._descriptor)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def running_pid(path: Path) -> int | None:
+    """The process id of the daemon that holds this pid file, None if there is none.
+
+    Raises OSError where the file is there but cannot be read.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _read_pid(path)
+            if pid or time.monotonic() > deadline:
+                return pid
+            time.sleep(0.02)    # it has just started and is about to write its id
+            continue
+        finally:
+            os.close(descriptor)
+        pid = _read_pid(path)
+        return pid if _is_unlocked_daemon(pid) else None
+
+
+def _read_pid(path: Path) -> int | None:
+    try:
+        text = path.read_text("ascii", "replace").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() and text.isascii() and int(text) > 0 else None
+
+
+def _is_unlocked_daemon(pid: int | None) -> bool:
+    """Whether that is a running daemon of version 2.3, which did not lock its pid file."""
+    if pid is None or pid == os.getpid():
+        return False
+    try:
+        return b"maildrop.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _already(path: Path, pid: int | None) -> str:
+    return f"a maildrop daemon is already running{f' as process {pid}' if pid else ''}; it holds {path}"

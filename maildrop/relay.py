@@ -1,0 +1,282 @@
+"""One SMTP session with the relay; the one place that imports smtplib."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Iterator
+from functools import cache
+
+from maildrop.envelope import Envelope
+from maildrop.policy import Reply
+from maildrop.settings import Settings
+
+
+class RelayUnavailable(Exception):
+    """The relay as a whole cannot be used now; says nothing about any mail.
+
+    ``stage`` is what the log calls it: "Connection error", "TLS unavailable", "Authentication unavailable" or
+    "Authentication failed".
+    """
+
+    def __init__(self, stage: str, reason: str):
+        super().__init__(f"{stage}: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
+class SessionLost(Exception):
+    """The session broke, or the relay said what is no SMTP. ``after_content``: it may have taken the mail over."""
+
+    def __init__(self, reason: str, after_content: bool = False):
+        super().__init__(reason)
+        self.after_content = after_content
+
+
+class Session:
+    """An open session, greeted, encrypted and logged in as the settings ask for.
+
+    For each mail: ``offer`` its envelope, then ``transmit`` its content or ``withdraw`` it.
+    """
+
+    def __init__(self, settings: Settings):
+        """Raises RelayUnavailable."""
+        self._data_timeout_s = settings.data_timeout_s
+        self._timeout_s = settings.timeout_s
+        self._final_dot_is_out = False
+        self._smtp = _connect(settings)
+        try:
+            self._ehlo()
+            if settings.tls:
+                self._starttls(required=settings.tls == 2)
+            if settings.login and settings.password:
+                self._login(settings.login, settings.password)
+        except BaseException:
+            self._smtp.close()
+            raise
+
+    # -- the beginning --
+
+    def _ehlo(self) -> None:
+        try:
+            self._smtp.ehlo_or_helo_if_needed()
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            raise RelayUnavailable("Connection error", _reason(error)) from error
+
+    def _starttls(self, required: bool) -> None:
+        if not self._smtp.has_extn("starttls"):
+            if required:
+                raise RelayUnavailable("TLS unavailable", "the relay does not offer STARTTLS")
+            return
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            code, text = self._smtp.starttls(context=context)
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            raise RelayUnavailable("TLS unavailable", _reason(error)) from error
+        if code != 220:
+            raise RelayUnavailable("TLS unavailable", f"{code} {printable(text)}")
+        self._ehlo()
+
+    def _login(self, login: str, password: str) -> None:
+        if not self._smtp.has_extn("auth"):
+            raise RelayUnavailable("Authentication unavailable", "the relay does not offer AUTH")
+        try:
+            self._smtp.login(login, password)
+        except smtplib.SMTPAuthenticationError as error:
+            raise RelayUnavailable("Authentication failed", _reason(error)) from error
+        except UnicodeError:
+            raise RelayUnavailable("Authentication failed", "login and password have to be ASCII") from None
+        except smtplib.SMTPResponseException as error:
+            raise RelayUnavailable("Authentication failed", _reason(error)) from error
+        except smtplib.SMTPServerDisconnected as error:
+            raise RelayUnavailable("Connection error", _reason(error)) from error
+        except smtplib.SMTPException as error:    # no mechanism in common
+            raise RelayUnavailable("Authentication unavailable", _reason(error)) from error
+        except (OSError, ValueError) as error:
+            raise RelayUnavailable("Connection error", _reason(error)) from error
+
+    # -- a mail --
+
+    def offer(self, envelope: Envelope, size: int) -> dict[str, Reply]:
+        """Send the envelope of a mail of ``size`` bytes and return the reply for each recipient.
+
+        A refused sender is a refusal of all of them. Raises SessionLost.
+        """
+        recipients, replies = self._speakable(envelope)
+        if not recipients:
+            return replies
+        options = self._mail_options(envelope, size)
+        mail = self._command("MAIL", f"MAIL FROM:<{envelope.sender}>{options}")
+        if not 200 <= mail.code < 300:
+            return replies | dict.fromkeys(recipients, mail)
+        for recipient in recipients:
+            replies[recipient] = self._command("RCPT", f"RCPT TO:<{recipient}>")
+        return replies
+
+    def withdraw(self) -> None:
+        """Forget the mail offered last. Raises SessionLost."""
+        self._command("RSET", "RSET")
+
+    def transmit(self, content: Iterator[bytes]) -> Reply:
+        """Send the message for the recipients that were accepted; the reply is for all of them.
+
+        Line ends become CRLF, dots are stuffed (RFC 5321 4.5.2), every other byte passes unchanged. Raises SessionLost,
+        also where ``content`` raises OSError.
+        """
+        reply = self._command("DATA", "DATA")
+        if 200 <= reply.code < 400 and reply.code != 354:
+            raise SessionLost(f"DATA was answered with {reply}")
+        if reply.code != 354:
+            return reply
+        try:
+            chunks = wire_format(content)
+            last = next(chunks)
+            for chunk in chunks:
+                self._smtp.send(last)
+                last = chunk
+            self._final_dot_is_out = True
+            self._smtp.send(last)
+            self._socket().settimeout(self._data_timeout_s)
+            reply = self._reply(".")
+            self._socket().settimeout(self._timeout_s)
+            return reply
+        except (smtplib.SMTPException, OSError) as error:
+            raise SessionLost(_reason(error), after_content=self._final_dot_is_out) from error
+        finally:
+            self._final_dot_is_out = False
+
+    def quit(self) -> None:
+        """End the session; never raises."""
+        try:
+            self._smtp.quit()
+        except (smtplib.SMTPException, OSError, ValueError):
+            self._smtp.close()
+
+    def close(self) -> None:
+        """Hang up without a word: for a session that broke or misbehaved."""
+        self._smtp.close()
+
+    def cut(self) -> None:
+        """Break the session off from another thread, unless the relay may already have a whole mail."""
+        sock = self._smtp.sock
+        if sock is not None and not self._final_dot_is_out:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def _speakable(self, envelope: Envelope) -> tuple[list[str], dict[str, Reply]]:
+        """The recipients that can be named to this relay, and our own reply for those that cannot (RFC 6531 3.2)."""
+        if self._smtp.has_extn("smtputf8"):
+            return list(envelope.recipients), {}
+        refusal = "5.6.7 the relay does not take addresses that are not ASCII"
+        if not envelope.sender.isascii():
+            return [], dict.fromkeys(envelope.recipients, Reply("MAIL", 550, refusal))
+        plain = [recipient for recipient in envelope.recipients if recipient.isascii()]
+        others = [recipient for recipient in envelope.recipients if not recipient.isascii()]
+        return plain, dict.fromkeys(others, Reply("RCPT", 553, refusal))
+
+    def _mail_options(self, envelope: Envelope, size: int) -> str:
+        options = ""
+        if self._smtp.has_extn("size"):
+            options += f" SIZE={size}"    # RFC 1870; line ends may add some, which it allows for
+        if self._smtp.has_extn("8bitmime"):
+            options += " BODY=8BITMIME"    # RFC 6152; true of 7-bit content too
+        needs_utf8 = not (envelope.sender + "".join(envelope.recipients)).isascii()
+        if needs_utf8 and self._smtp.has_extn("smtputf8"):
+            options += " SMTPUTF8"
+        return options
+
+    def _command(self, verb: str, line: str) -> Reply:
+        try:
+            self._smtp.send(line.encode("utf-8") + b"\r\n")
+            return self._reply(verb)
+        except (smtplib.SMTPException, OSError) as error:
+            raise SessionLost(_reason(error)) from error
+
+    def _reply(self, verb: str) -> Reply:
+        code, text = self._smtp.getreply()
+        if not 200 <= code < 600:
+            raise SessionLost(f"no SMTP reply: {printable(text)}", after_content=verb == ".")
+        return Reply(verb, code, printable(text))
+
+    def _socket(self) -> socket.socket:
+        if self._smtp.sock is None:
+            raise smtplib.SMTPServerDisconnected("Connection closed")
+        return self._smtp.sock
+
+
+def _connect(settings: Settings) -> smtplib.SMTP:
+    where = f"{settings.smtp_host}:{settings.smtp_port}"
+    name = settings.helo or own_name()
+    try:
+        smtp = smtplib.SMTP(settings.smtp_host, settings.smtp_port, name, settings.timeout_s)
+        smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)    # type: ignore[union-attr]
+        return smtp
+    except (smtplib.SMTPException, OSError, ValueError) as error:
+        raise RelayUnavailable("Connection error", f"{where}: {_reason(error)}") from error
+
+
+@cache
+def own_name() -> str:
+    """How this host calls itself: its full name, or an address literal (RFC 5321 4.1.4). Asks the resolver, once."""
+    name = socket.getfqdn()
+    if "." in name and name.isascii():
+        return name
+    try:
+        return f"[{socket.gethostbyname(socket.gethostname())}]"
+    except OSError:
+        return "[127.0.0.1]"
+
+
+# -- content on the wire --
+
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_DOT_FIRST = re.compile(rb"(?<=\n)\.")
+
+
+def wire_format(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Turn message bytes, however they are cut, into what goes over the wire; the last chunk has the final dot.
+
+    LF, CRLF and a lone CR become CRLF, a missing last line end is added, a dot that begins a line is doubled.
+    """
+    ready = b""    # one chunk behind, so that the final dot does not travel alone
+    at_line_start = True
+    held_cr = b""    # a CR at the end of a chunk may be half of a CRLF
+    for chunk in chunks:
+        chunk = held_cr + chunk
+        held_cr = b"\r" if chunk.endswith(b"\r") else b""
+        stuffed = _DOT_FIRST.sub(b"..", _LINE_END.sub(b"\r\n", chunk[: len(chunk) - len(held_cr)]))
+        if not stuffed:
+            continue
+        if at_line_start and stuffed.startswith(b"."):
+            stuffed = b"." + stuffed
+        at_line_start = stuffed.endswith(b"\n")
+        if ready:
+            yield ready
+        ready = stuffed
+    yield ready + (b"\r\n" if held_cr or not at_line_start else b"") + b".\r\n"
+
+
+# -- text for the log --
+
+
+def printable(text: bytes | str) -> str:
+    """One line of printable text, whatever a relay sent: line breaks become a blank, the rest is escaped."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    joined = re.sub(r"\s*\n\s*", " ", text.strip())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in joined)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{error.smtp_code} {printable(error.smtp_error)}"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return printable(str(error)) or type(error).__name__
