@@ -1,0 +1,352 @@
+"""The persistent class: settings, management pages, sending.
+
+``Products.MaildropHost.MaildropHost.MaildropHost`` stands in every database that has such an object: module and class are
+never moved or renamed.
+"""
+
+import logging
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from AccessControl.class_init import InitializeClass
+from AccessControl.Permissions import change_configuration
+from AccessControl.requestmethod import postonly
+from AccessControl.SecurityInfo import ClassSecurityInfo
+from Acquisition import aq_base
+from App.config import getConfiguration
+from Products.MailHost.interfaces import IMailHost
+from Products.MailHost.MailHost import MailHost, MailHostError
+from Products.PageTemplates.PageTemplateFile import PageTemplateFile
+from zope.interface import implementer
+
+from maildrop import settings as maildrop_settings
+from maildrop import spool
+from maildrop.pidfile import running_pid
+from maildrop.settings import MissingSettings, SettingsError
+from Products.MaildropHost.datamanager import current_manager
+
+LOG = logging.getLogger("MaildropHost")
+
+DEFAULT_CONFIG_PATH = str(maildrop_settings.shipped_config())
+CONFIG_PATHS = {"DEFAULT": DEFAULT_CONFIG_PATH}
+
+
+def read_product_config():
+    """Add the choices of zope.conf: every key that begins with ``config-path`` in ``<product-config maildrophost>``."""
+    product_config = getattr(getConfiguration(), "product_config", None) or {}
+    for key, path in product_config.get("maildrophost", {}).items():
+        if key.startswith("config-path"):
+            CONFIG_PATHS[key] = path
+
+
+class MaildropHostError(MailHostError, RuntimeError):
+    """A mail that cannot be put into the spool; says why."""
+
+
+addMaildropHostForm = PageTemplateFile("www/add", globals(), __name__="addMaildropHostForm")
+
+
+def manage_addMaildropHost(self, id, title="Maildrop Host", REQUEST=None):
+    """Add a MaildropHost to the folder ``self``; with REQUEST, go on to its Edit tab."""
+    self._setObject(id, MaildropHost(id, title))
+    if REQUEST is not None:
+        message = quote("Added MaildropHost.")
+        REQUEST["RESPONSE"].redirect(f"{self.absolute_url()}/{quote(id)}/manage_main?manage_tabs_message={message}")
+
+
+def _makeTempPath(spool_path):
+    """A free path in the directory ``spool_path``, as a str."""
+    return os.path.join(spool_path, spool.new_name())
+
+
+# -- settings --
+
+_cache = {}    # config path -> (what the file was when it was read, Settings)
+
+
+def _read_config(path):
+    """The settings of a config file, read again only if the file has changed. Raises SettingsError."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    state = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+    known, settings = _cache.get(path, (None, None))
+    if known != state:
+        settings = maildrop_settings.load(path)
+        _cache[path] = state, settings
+    return settings
+
+
+class _Setting:
+    """An attribute that shows a setting of the config file as it is now.
+
+    Other software assigns to such attributes of every mail host (Plone to ``smtp_host``); that changes nothing.
+    """
+
+    def __init__(self, show):
+        self._show = show
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else self._show(instance._settings())
+
+    def __set__(self, instance, value):
+        pass
+
+
+_SETTINGS = {
+    "smtp_host": lambda settings: settings.smtp_host,
+    "smtp_port": lambda settings: settings.smtp_port,
+    "debug": lambda settings: "On" if settings.debug else "Off",
+    "_debug_receiver": lambda settings: settings.debug_receiver,
+    "debug_receiver": lambda settings: settings.debug_receiver or "(not set)",
+    "polling": lambda settings: _plain(settings.interval_s),
+    "spool": lambda settings: str(settings.spools[0]),
+    "use_tls": lambda settings: ("No", "Yes", "Forced")[settings.tls],
+    "login": lambda settings: settings.login or "(not set)",
+    "password": lambda settings: "******" if settings.password else "(not set)",
+    "add_messageid": lambda settings: "On" if settings.add_messageid else "Off",
+    "maildrop_log_file": lambda settings: str(settings.log_file),
+}
+
+
+def _plain(number):
+    return int(number) if number == int(number) else number
+
+
+@implementer(IMailHost)
+class MaildropHost(MailHost):
+    """A mail host that writes mails into a spool, from which a separate daemon sends them."""
+
+    security = ClassSecurityInfo()
+    meta_type = "Maildrop Host"
+    zmi_icon = "far fa-envelope"
+    smtp_queue = True    # nobody waits for a mail server here
+
+    manage = manage_main = PageTemplateFile("www/edit", globals(), __name__="manage_main")
+    security.declareProtected(change_configuration, "manage_log")
+    manage_log = PageTemplateFile("www/log", globals(), __name__="manage_log")
+
+    manage_options = (
+        {"label": "Edit", "action": "manage_main"},
+        {"label": "Maildrop Log", "action": "manage_log"},
+    ) + MailHost.manage_options[1:]
+
+    # Every mail host shows its relay; the rest is for those who may configure it.
+    security.declareProtected(change_configuration, *(name for name in _SETTINGS if not name.startswith("smtp_")))
+
+    def __init__(self, id="", title="Maildrop Host"):
+        self.id = id
+        self.title = title
+        self._transactional = True
+
+    def __setstate__(self, state):
+        # Version 2.3 stored the settings in the object. They are ignored, and gone when it is saved the next time.
+        super().__setstate__({name: value for name, value in state.items() if name not in _SETTINGS})
+
+    # -- the config file --
+
+    @security.protected(change_configuration)
+    def getConfigPath(self):
+        """The path of the config file in use, as a str."""
+        return getattr(aq_base(self), "config_path", DEFAULT_CONFIG_PATH)
+
+    @security.protected(change_configuration)
+    def setConfigPath(self, path_key):
+        # Use another config file. ``path_key`` is a key of CONFIG_PATHS, never a path. Raises ValueError for an unknown
+        # key and a file that is missing or wrong, RuntimeError for one that lacks a required setting; then the old one
+        # stays in use. (No docstring: not to be called by URL.)
+        path = CONFIG_PATHS.get(path_key)
+        if path is None:
+            raise ValueError(f"Invalid path key {path_key!r}")
+        if not os.path.isfile(path):
+            raise ValueError(f"Invalid config file path {path}")
+        try:
+            maildrop_settings.load(path)
+        except MissingSettings as error:
+            raise RuntimeError(f"Invalid configuration file: {error}") from error
+        self.config_path = path
+
+    @security.protected(change_configuration)
+    def addConfigPath(self, path_key, path):
+        # Add a choice of config file until Zope ends. (No docstring: not to be called by URL.)
+        CONFIG_PATHS[path_key] = path
+
+    @security.protected(change_configuration)
+    def getCandidateConfigPaths(self):
+        """The config files to choose from: a sorted tuple of (key, path)."""
+        return tuple(sorted(CONFIG_PATHS.items()))
+
+    @security.protected(change_configuration)
+    def getConfigProblem(self):
+        """What is wrong with the config file in use, as a sentence; "" if nothing is."""
+        return self._find_settings()[1]
+
+    @security.private
+    def _load_config(self):
+        # Read the config file again, even if it seems unchanged.
+        _cache.pop(self.getConfigPath(), None)
+        self._find_settings()
+
+    @security.private
+    def _settings(self):
+        return self._find_settings()[0] or maildrop_settings.defaults()
+
+    @security.private
+    def _find_settings(self):
+        # The settings in use, and what is wrong with them. A missing or wrong file keeps neither Zope from starting nor
+        # this object from loading: the default file serves; None where that cannot be read either.
+        problems = []
+        for path in dict.fromkeys((self.getConfigPath(), DEFAULT_CONFIG_PATH)):
+            try:
+                return _read_config(path), "; ".join(problems)
+            except SettingsError as error:
+                problems.append(str(error))
+                _warn_once(str(error))
+        return None, "; ".join(problems)
+
+    @security.private
+    def _makeTempPath(self):
+        return _makeTempPath(self.spool)
+
+    # -- the pages --
+
+    security.declareProtected(change_configuration, "manage_makeChanges")
+
+    @postonly
+    def manage_makeChanges(self, title, transactional=False, path_key=None, REQUEST=None, **ignored):
+        """Change title, transactional mode and config file; with REQUEST, show the Edit tab again."""
+        message, kind = f'MaildropHost "{self.id}" updated.', "success"
+        try:
+            if path_key is not None:
+                self.setConfigPath(path_key)
+            self.title = title
+            self._transactional = bool(transactional)
+        except (ValueError, RuntimeError) as error:
+            if REQUEST is None:
+                raise
+            message, kind = f"Nothing was changed. {error}", "danger"
+        if REQUEST is not None:
+            REQUEST.set("manage_tabs_message", message)
+            REQUEST.set("manage_tabs_type", kind)
+            return self.manage_main()
+
+    @security.protected(change_configuration)
+    def isTransactional(self):
+        """Whether a mail is sent only if its transaction commits."""
+        return getattr(self, "_transactional", True)
+
+    @security.protected(change_configuration)
+    def getLog(self, max_bytes=50000):
+        """The newest text of the daemon's log, at most ``max_bytes`` bytes of it, in whole lines; "" without a log."""
+        path = self.maildrop_log_file
+        if not os.path.isfile(path):
+            return ""
+        with open(path, "rb") as log:
+            begin = max(0, os.fstat(log.fileno()).st_size - max(0, int(max_bytes)))
+            log.seek(begin)
+            text = log.read(max(0, int(max_bytes)))
+        if begin and b"\n" in text:    # the first line is most likely cut
+            text = text.partition(b"\n")[2]
+        return text.decode("utf-8", "replace")
+
+    # -- what MailHost's pages and other software ask every mail host --
+
+    @security.protected(change_configuration)
+    def queueLength(self):
+        """How many mails are in the spool, locked and deferred ones included."""
+        return spool.count(Path(self.spool))
+
+    @security.protected(change_configuration)
+    def queueThreadAlive(self):
+        """Whether the daemon is running, as far as this account can see."""
+        try:
+            return running_pid(self._settings().pid_file) is not None
+        except OSError:
+            return False
+
+    @security.protected(change_configuration)
+    def queueNonDeliveryMode(self):
+        """False: the daemon delivers whenever it runs."""
+        return False
+
+    @security.protected(change_configuration)
+    def manage_restartQueueThread(self, action="start", REQUEST=None):
+        # MailHost's own queue thread plays no part here. (No docstring: not to be called by URL.)
+        raise MaildropHostError("The maildrop daemon is started and stopped by its own scripts, see maildrop/bin.")
+
+    # -- sending --
+
+    @security.private
+    def _send(self, mfrom, mto, body, immediate=False):
+        # Put a mail into the spool. ``immediate`` changes nothing: in transactional mode no mail leaves before the commit.
+        settings, problem = self._find_settings()
+        if settings is None:
+            raise MaildropHostError(f"No config file can be read: {problem}")
+        directory = settings.spools[0]
+        kind = TransactionalEmail if self.isTransactional() else Email
+        try:
+            spool.make_directory(directory, settings.directory_mode)
+            email = kind(mfrom, settings.debug_receiver or mto, body, _makeTempPath(directory))
+            email._mode = settings.spool_mode
+            email.send()
+        except OSError as error:
+            raise MaildropHostError(f"The mail cannot be written to {directory}: {error.strerror}") from error
+
+
+for _name, _show in _SETTINGS.items():
+    setattr(MaildropHost, _name, _Setting(_show))
+
+InitializeClass(MaildropHost)
+
+_warned = set()
+
+
+def _warn_once(problem):
+    if problem not in _warned:
+        _warned.add(problem)
+        LOG.warning("A config file cannot be used, the default one serves: %s", problem)
+
+
+# -- mails --
+
+class Email:
+    """One mail: ``send()`` puts it into the spool.
+
+    ``m_to`` and ``m_from`` are str without line breaks, ``body`` is what was passed, ``_tempfile`` the file's path.
+    """
+
+    _mode = 0o600
+
+    def __init__(self, mfrom, mto, body, temp_path):
+        """``mto``: a str or a sequence of them; ``body``: str or bytes, header fields first."""
+        self.m_to = spool.one_line(mto if isinstance(mto, str) else ",".join(map(str, mto)))
+        self.m_from = spool.one_line(str(mfrom))
+        self.body = body
+        self._tempfile = str(temp_path)
+
+    def send(self):
+        """Write the mail; it is due when this returns. Raises OSError."""
+        self._write().release()
+
+    def _write(self, **notes):
+        draft = spool.Draft(Path(self._tempfile), self._mode)
+        content = self.body if isinstance(self.body, bytes) else self.body.encode("utf-8", "surrogateescape")
+        draft.write(self.m_from, self.m_to, content, notes)
+        self.m_to = self.m_from = self.body = ""    # it may be large, and is on disk now
+        return draft
+
+
+class TransactionalEmail(Email):
+    """A mail that leaves when the current transaction commits, and is gone if that aborts."""
+
+    def __init__(self, mfrom, mto, body, temp_path):
+        super().__init__(mfrom, mto, body, temp_path)
+        self._manager = current_manager()
+
+    def send(self):
+        """Write the mail, locked. Raises OSError; ValueError where the transaction is already being committed."""
+        if self._manager.sealed:    # rolled back, or another transaction's
+            self._manager = current_manager()
+        self._manager.add(self._write(Transaction=self._manager.identity))

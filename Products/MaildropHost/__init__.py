@@ -1,0 +1,36 @@
+"""MaildropHost: mail that is sent when the transaction commits, by a separate daemon."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def _find_daemon_package():
+    """Where all of it was copied by hand into one product folder, the ``maildrop`` package lies in it."""
+    beside = Path(__file__).with_name("maildrop")
+    if importlib.util.find_spec("maildrop") is None and beside.is_dir():
+        spec = importlib.util.spec_from_file_location(
+            "maildrop", beside / "__init__.py", submodule_search_locations=[str(beside)]
+        )
+        sys.modules["maildrop"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["maildrop"])
+
+
+_find_daemon_package()
+
+from Products.MaildropHost.MaildropHost import MaildropHost  # noqa: E402
+from Products.MaildropHost.MaildropHost import addMaildropHostForm  # noqa: E402
+from Products.MaildropHost.MaildropHost import manage_addMaildropHost  # noqa: E402
+from Products.MaildropHost.MaildropHost import read_product_config  # noqa: E402
+
+
+def initialize(context):
+    """Tell Zope about the class."""
+    from AccessControl.Permissions import add_mailhost_objects
+
+    read_product_config()
+    context.registerClass(
+        MaildropHost,
+        permission=add_mailhost_objects,
+        constructors=(addMaildropHostForm, manage_addMaildropHost),
+    )

@@ -1,0 +1,156 @@
+"""The mails of a transaction: sealed at vote, let go at finish, discarded on abort."""
+
+import logging
+import os
+import socket
+import threading
+import uuid
+from functools import cache
+
+import transaction
+from transaction.interfaces import IDataManagerSavepoint, ISavepointDataManager
+from zope.interface import implementer
+
+LOG = logging.getLogger("MaildropHost")
+
+
+@cache
+def _writer(pid):
+    """The name of this process among all writers, on every host; a fork gets one of its own."""
+    return f"{socket.gethostname()}-{pid}-{uuid.uuid4().hex[:12]}"
+
+
+class FinishWatch:
+    """Sorts before every other data manager, to know when the finish phase has begun anywhere.
+
+    From then on the transaction may be committed for good in some database, and its mails must not be discarded:
+    ``transaction`` calls ``tpc_abort`` after a finish that failed in another manager, and ``abort`` after a commit that
+    has after-commit hooks.
+    """
+
+    transaction_manager = transaction.manager
+
+    def __init__(self):
+        self.finishing = False
+
+    def sortKey(self):
+        return "\0maildrophost"
+
+    def tpc_finish(self, txn):
+        self.finishing = True
+
+    def tpc_begin(self, txn):
+        pass
+
+    commit = tpc_vote = abort = tpc_abort = tpc_begin
+
+    def savepoint(self):
+        return _NothingToRollBack()
+
+
+@implementer(IDataManagerSavepoint)
+class _NothingToRollBack:
+    def rollback(self):
+        pass
+
+
+@implementer(ISavepointDataManager)
+class MailDataManager:
+    """All mails that one transaction has sent so far."""
+
+    transaction_manager = transaction.manager
+
+    def __init__(self, watch):
+        self._watch = watch
+        self._drafts = []
+        self.identity = f"{_writer(os.getpid())} {uuid.uuid4().hex}"    # goes into the envelope of each mail
+        self.sealed = False    # no more mails: the transaction is over, or about to be
+
+    def add(self, draft):
+        """The draft is in the spool, locked; what becomes of it is the transaction's."""
+        self._drafts.append(draft)
+
+    def sortKey(self):
+        # After the databases, whose keys are paths or addresses; before "~sqlalchemy", which commits in its vote.
+        return "~maildrophost"
+
+    def savepoint(self):
+        return _Savepoint(self, len(self._drafts))
+
+    def discard_from(self, number):
+        """Take back the drafts from that one on; never raises."""
+        for draft in self._drafts[number:]:
+            try:
+                draft.discard()
+            except OSError:
+                LOG.exception("A mail of an aborted transaction stays locked in the spool: %s", draft.path)
+        del self._drafts[number:]
+
+    def tpc_begin(self, txn):
+        pass
+
+    def commit(self, txn):
+        pass
+
+    def tpc_vote(self, txn):
+        self.sealed = True
+
+    def tpc_finish(self, txn):
+        drafts, self._drafts = self._drafts, []
+        _release(drafts)
+
+    def abort(self, txn):    # may come twice, and even after a commit
+        self.sealed = True
+        if not self._watch.finishing:
+            self.discard_from(0)
+
+    tpc_abort = abort
+
+
+@implementer(IDataManagerSavepoint)
+class _Savepoint:
+    def __init__(self, manager, number):
+        self._manager = manager
+        self._number = number
+
+    def rollback(self):
+        self._manager.discard_from(self._number)
+
+
+_KEY = object()
+
+
+def current_manager():
+    """The data manager of the current transaction, joined if it is new.
+
+    Raises what ``transaction`` raises where nothing can join any more: ValueError, TransactionFailedError.
+    """
+    txn = transaction.get()
+    try:
+        manager = txn.data(_KEY)
+    except KeyError:
+        manager = None
+    if manager is None or manager.sealed:    # rolled back to a savepoint from before it joined, or over
+        watch = FinishWatch()
+        manager = MailDataManager(watch)
+        txn.join(manager)
+        txn.join(watch)
+        txn.set_data(_KEY, manager)
+    return manager
+
+
+_unreleased = []
+_unreleased_lock = threading.Lock()
+
+
+def _release(drafts):
+    """Let the mails go; never raises. A lock that cannot be removed is tried again with the next transaction's."""
+    with _unreleased_lock:
+        waiting = _unreleased + drafts
+        _unreleased.clear()
+        for draft in waiting:
+            try:
+                draft.release()
+            except OSError:
+                LOG.exception("The lock of a committed mail cannot be removed, will try again: %s", draft.path)
+                _unreleased.append(draft)
