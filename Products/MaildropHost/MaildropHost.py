@@ -13,6 +13,7 @@ from AccessControl.class_init import InitializeClass
 from AccessControl.Permissions import change_configuration
 from AccessControl.requestmethod import postonly
 from AccessControl.SecurityInfo import ClassSecurityInfo
+from AccessControl.SecurityManagement import getSecurityManager
 from Acquisition import aq_base
 from App.config import getConfiguration
 from Products.MailHost.interfaces import IMailHost
@@ -95,22 +96,6 @@ class _Setting:
         pass
 
 
-_SETTINGS = {
-    "smtp_host": lambda settings: settings.smtp_host,
-    "smtp_port": lambda settings: settings.smtp_port,
-    "debug": lambda settings: "On" if settings.debug else "Off",
-    "_debug_receiver": lambda settings: settings.debug_receiver,
-    "debug_receiver": lambda settings: settings.debug_receiver or "(not set)",
-    "polling": lambda settings: _plain(settings.interval_s),
-    "spool": lambda settings: str(settings.spools[0]),
-    "use_tls": lambda settings: ("No", "Yes", "Forced")[settings.tls],
-    "login": lambda settings: settings.login or "(not set)",
-    "password": lambda settings: "******" if settings.password else "(not set)",
-    "add_messageid": lambda settings: "On" if settings.add_messageid else "Off",
-    "maildrop_log_file": lambda settings: str(settings.log_file),
-}
-
-
 def _plain(number):
     return int(number) if number == int(number) else number
 
@@ -124,8 +109,8 @@ class MaildropHost(MailHost):
     zmi_icon = "far fa-envelope"
     smtp_queue = True    # nobody waits for a mail server here
 
+    security.declareProtected(change_configuration, "manage", "manage_main", "manage_log")
     manage = manage_main = PageTemplateFile("www/edit", globals(), __name__="manage_main")
-    security.declareProtected(change_configuration, "manage_log")
     manage_log = PageTemplateFile("www/log", globals(), __name__="manage_log")
 
     manage_options = (
@@ -133,8 +118,26 @@ class MaildropHost(MailHost):
         {"label": "Maildrop Log", "action": "manage_log"},
     ) + MailHost.manage_options[1:]
 
-    # Every mail host shows its relay; the rest is for those who may configure it.
-    security.declareProtected(change_configuration, *(name for name in _SETTINGS if not name.startswith("smtp_")))
+    smtp_host = _Setting(lambda settings: settings.smtp_host)
+    smtp_port = _Setting(lambda settings: settings.smtp_port)
+
+    debug = _Setting(lambda settings: "On" if settings.debug else "Off")
+    debug_receiver = _Setting(lambda settings: settings.debug_receiver or "(not set)")
+    polling = _Setting(lambda settings: _plain(settings.interval_s))
+    spool = _Setting(lambda settings: str(settings.spools[0]))
+    use_tls = _Setting(lambda settings: ("No", "Yes", "Forced")[settings.tls])
+    login = _Setting(lambda settings: settings.login or "(not set)")
+    password = _Setting(lambda settings: "******" if settings.password else "(not set)")
+    add_messageid = _Setting(lambda settings: "On" if settings.add_messageid else "Off")
+    maildrop_log_file = _Setting(lambda settings: str(settings.log_file))
+
+    def __allow_access_to_unprotected_subobjects__(self, name, value=None):
+        # Every mail host shows its relay to Scripts and templates; the other settings are for those who may configure it.
+        # (A security declaration does not serve here: Zope would deny plain strings and numbers to everybody.)
+        setting = getattr(type(aq_base(self)), name, None)
+        if isinstance(setting, _Setting) and not name.startswith("smtp_"):
+            return bool(getSecurityManager().checkPermission(change_configuration, self))
+        return True
 
     def __init__(self, id="", title="Maildrop Host"):
         self.id = id
@@ -143,7 +146,10 @@ class MaildropHost(MailHost):
 
     def __setstate__(self, state):
         # Version 2.3 stored the settings in the object. They are ignored, and gone when it is saved the next time.
-        super().__setstate__({name: value for name, value in state.items() if name not in _SETTINGS})
+        shown = type(self)
+        super().__setstate__(
+            {name: value for name, value in state.items() if not isinstance(getattr(shown, name, None), _Setting)}
+        )
 
     # -- the config file --
 
@@ -294,9 +300,6 @@ class MaildropHost(MailHost):
         except OSError as error:
             raise MaildropHostError(f"The mail cannot be written to {directory}: {error.strerror}") from error
 
-
-for _name, _show in _SETTINGS.items():
-    setattr(MaildropHost, _name, _Setting(_show))
 
 InitializeClass(MaildropHost)
 
