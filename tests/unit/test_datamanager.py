@@ -1,0 +1,245 @@
+"""What becomes of a transaction's mails in every way a transaction can go."""
+
+import threading
+
+import pytest
+import transaction
+from support.spooling import MODULE, files_in, make_host, read_mails
+
+
+@pytest.fixture
+def host(tmp_path):
+    transaction.abort()
+    yield make_host(tmp_path)
+    transaction.abort()
+
+
+def send(host, subject):
+    host.send("Hello", mto="ann@example.org", mfrom="zoe@example.org", subject=subject)
+
+
+def subjects(tmp_path):
+    messages = [message for _, _, message in read_mails(tmp_path / "spool")]
+    return [message.split(b"\r\n")[0].decode() for message in messages]
+
+
+class Resource:
+    """A data manager that can be told to fail."""
+
+    def __init__(self, fails_in="", key="a database"):
+        self.fails_in = fails_in
+        self.key = key
+
+    def sortKey(self):
+        return self.key
+
+    def _step(name):
+        def step(self, txn):
+            if self.fails_in == name:
+                raise RuntimeError(f"{name} fails")
+
+        return step
+
+    tpc_begin, commit, tpc_vote = _step("tpc_begin"), _step("commit"), _step("tpc_vote")
+    tpc_finish, tpc_abort, abort = _step("tpc_finish"), _step("tpc_abort"), _step("abort")
+
+
+def test_an_open_transactions_mail_is_two_files_a_committed_one_and_an_aborted_none(host, tmp_path):
+    send(host, "first")
+    names = files_in(tmp_path / "spool")
+    assert len(names) == 2 and names[1] == names[0] + ".lck"
+    transaction.commit()
+    assert files_in(tmp_path / "spool") == names[:1]
+    send(host, "second")
+    transaction.abort()
+    assert files_in(tmp_path / "spool") == names[:1]
+
+
+def test_a_rollback_removes_the_mails_sent_after_the_savepoint_and_only_those(host, tmp_path):
+    send(host, "one")
+    first = transaction.savepoint()
+    send(host, "two")
+    second = transaction.savepoint()
+    send(host, "three")
+    second.rollback()
+    send(host, "four")
+    first.rollback()
+    send(host, "five")
+    assert len(files_in(tmp_path / "spool")) == 4
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: one", "Subject: five"]
+    assert len(files_in(tmp_path / "spool")) == 2
+
+
+def test_after_a_rollback_to_before_the_first_mail_exactly_the_later_mail_arrives(host, tmp_path):
+    savepoint = transaction.savepoint()
+    send(host, "first")
+    savepoint.rollback()
+    assert files_in(tmp_path / "spool") == []
+    send(host, "second")
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: second"]
+    assert len(files_in(tmp_path / "spool")) == 1
+
+
+def test_a_mail_made_before_a_savepoint_and_sent_after_it_is_rolled_back(host, tmp_path):
+    host._makeTempPath()
+    (tmp_path / "spool").mkdir()
+    email = MODULE.TransactionalEmail("zoe@example.org", "ann@example.org", "Subject: x\n\nx", host._makeTempPath())
+    savepoint = transaction.savepoint()
+    email.send()
+    savepoint.rollback()
+    assert files_in(tmp_path / "spool") == []
+    transaction.commit()
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_a_mail_made_in_a_transaction_that_is_over_belongs_to_the_next(host, tmp_path):
+    (tmp_path / "spool").mkdir()
+    email = MODULE.TransactionalEmail("zoe@example.org", "ann@example.org", "Subject: x\n\nx", host._makeTempPath())
+    transaction.commit()
+    email.send()
+    assert len(files_in(tmp_path / "spool")) == 2
+    transaction.commit()
+    assert len(files_in(tmp_path / "spool")) == 1
+
+
+def test_a_commit_with_an_after_commit_hook_leaves_its_mail(host, tmp_path):
+    called = []
+    transaction.get().addAfterCommitHook(called.append)
+    send(host, "hooked")
+    transaction.commit()
+    assert called == [True]
+    assert subjects(tmp_path) == ["Subject: hooked"]
+
+
+def test_an_after_commit_hook_that_sends_gets_an_error_and_leaves_nothing_locked(host, tmp_path):
+    errors = []
+
+    def hook(success):
+        with pytest.raises(ValueError) as caught:
+            send(host, "too late")
+        errors.append(caught.value)
+
+    transaction.get().addAfterCommitHook(hook)
+    send(host, "in time")
+    transaction.commit()
+    assert len(errors) == 1
+    assert subjects(tmp_path) == ["Subject: in time"]
+    assert len(files_in(tmp_path / "spool")) == 1
+
+
+@pytest.mark.parametrize("step", ["tpc_begin", "commit", "tpc_vote"])
+@pytest.mark.parametrize("key", ["a database", "~~late"])
+def test_a_transaction_that_fails_before_the_finish_phase_leaves_no_mail(host, tmp_path, step, key):
+    transaction.get().join(Resource(step, key))
+    send(host, "never")
+    with pytest.raises(RuntimeError):
+        transaction.commit()
+    transaction.abort()
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_a_finish_that_fails_in_another_manager_loses_no_mail(host, tmp_path):
+    database, other = Resource(), Resource("tpc_finish", key="another")
+    transaction.get().join(database)
+    transaction.get().join(other)
+    send(host, "kept")
+    with pytest.raises(RuntimeError):
+        transaction.commit()
+    transaction.abort()
+    names = files_in(tmp_path / "spool")
+    assert len(names) == 2 and names[1].endswith(".lck")    # kept for whoever can tell whether the database committed
+
+
+def test_after_an_aborted_transaction_the_next_one_sends(host, tmp_path):
+    send(host, "aborted")
+    transaction.abort()
+    send(host, "committed")
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: committed"]
+
+
+def test_a_failed_transaction_takes_no_more_mails(host, tmp_path):
+    transaction.get().join(Resource("tpc_vote"))
+    with pytest.raises(RuntimeError):
+        transaction.commit()
+    with pytest.raises(transaction.interfaces.TransactionFailedError):
+        send(host, "never")
+    transaction.abort()
+    assert not (tmp_path / "spool").exists() or files_in(tmp_path / "spool") == []
+
+
+def test_a_doomed_transaction_leaves_no_mail(host, tmp_path):
+    send(host, "doomed")
+    transaction.doom()
+    with pytest.raises(transaction.interfaces.DoomedTransaction):
+        transaction.commit()
+    transaction.abort()
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_a_lock_that_cannot_be_removed_does_not_break_the_commit_and_is_tried_again(host, tmp_path):
+    send(host, "stuck")
+    lock = next((tmp_path / "spool").glob("*.lck"))
+    lock.unlink()
+    lock.mkdir()    # even root cannot unlink this
+    transaction.commit()
+    assert lock.exists()
+    lock.rmdir()
+    lock.touch()
+    send(host, "next")
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: stuck", "Subject: next"]
+    assert len(files_in(tmp_path / "spool")) == 2
+
+
+def test_non_transactional_mail_is_there_unlocked_when_send_returns(tmp_path):
+    host = make_host(tmp_path, transactional=False)
+    send(host, "at once")
+    assert subjects(tmp_path) == ["Subject: at once"]
+    transaction.abort()
+    assert subjects(tmp_path) == ["Subject: at once"]
+
+
+def test_immediate_changes_nothing_in_transactional_mode(host, tmp_path):
+    host.send("Hello", mto="ann@example.org", mfrom="zoe@example.org", subject="now", immediate=True)
+    assert subjects(tmp_path) == []
+    transaction.abort()
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_the_mails_of_one_transaction_name_one_writer_and_token_and_of_two_transactions_two(host, tmp_path):
+    send(host, "one")
+    send(host, "two")
+    transaction.commit()
+    send(host, "three")
+    transaction.commit()
+    lines = []
+    for path in sorted((tmp_path / "spool").iterdir()):
+        lines += [line for line in path.read_text().splitlines() if line.startswith("##Transaction:")]
+    assert len(lines) == 3
+    assert lines[0] == lines[1] != lines[2]
+    assert lines[0].split()[0] == lines[2].split()[0]
+
+
+def test_eight_threads_commit_at_the_same_time(tmp_path):
+    host = make_host(tmp_path)
+    failures = []
+
+    def work(number):
+        try:
+            for count in range(25):
+                with transaction.manager:
+                    send(host, f"{number}-{count}")
+        except Exception as error:    # a thread's exception would go unseen
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted(subjects(tmp_path)) == sorted(f"Subject: {n}-{c}" for n in range(8) for c in range(25))
+    assert len(files_in(tmp_path / "spool")) == 200
