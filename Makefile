@@ -1,0 +1,29 @@
+# make run      a demonstration: Zope, the daemon and an SMTP server of its own (ONCE=1: ends by itself)
+# make test     sets up what the tests need, then runs them (ARGS="-k name" goes to pytest)
+# make clean    removes what the other two made
+
+PYTHON ?= python3
+VENV := .venv
+INSTALL := sh tests/support/debian_packages.sh
+
+.PHONY: run test clean
+
+run: $(VENV)/demo.stamp
+	@$(VENV)/bin/python tests/support/demo.py $(if $(ONCE),--once) instance
+
+test: $(VENV)/test.stamp
+	@$(INSTALL) --optional chromium libsasl2-modules postfix sasl2-bin shellcheck
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is not Python 3.10 or newer: say make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(INSTALL) python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/%.stamp: $(VENV)/bin/python pyproject.toml setup.py
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) instance build dist *.egg-info
