@@ -27,14 +27,15 @@ def decode(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-_BLANK = re.compile(r"(?:\s+|\\\r?\n|\#[^\n]*)+")
-_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)[ \t]*(=[ \t]*)?")
+_BLANK = re.compile(r"(?:\s+|\\\n|\#[^\n]*)+")
+_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*")
 _STRING = re.compile(
     r"""(?P<prefix>[rR]|[uU]|[uU][rR])?
         (?:\"\"\"(?:[^\\]|\\.)*?\"\"\" | '''(?:[^\\]|\\.)*?''' | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*')""",
     re.VERBOSE | re.DOTALL,
 )
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_LONGEST_NUMBER = 30
 _SPECIAL = {"True": True, "False": False, "None": None}
 _WORD = re.compile(r"[^\s#;]+")
 _TEXT = re.compile(r"[^\s#]")
@@ -46,6 +47,7 @@ def parse_assignments(source: str) -> list[Assignment]:
     Strings are Python literals, with or without an ``r`` or ``u`` before them. A number with a leading 0 is octal.
     Raises AssignmentError, naming the line, for anything else.
     """
+    source = source.replace("\r\n", "\n")
     assignments: list[Assignment] = []
     position = 0
     while True:
@@ -57,9 +59,9 @@ def parse_assignments(source: str) -> list[Assignment]:
         key = _KEY.match(source, position)
         if key is None:
             raise AssignmentError(f"line {line}: expected KEY=value")
-        if not key[2]:
-            raise AssignmentError(f"line {line}: expected = after {key[1]}")
-        value, position = _parse_value(source, key.end(), f"line {line}: {key[1]}")
+        begins_line = not source[source.rfind("\n", 0, position) + 1 : position].strip()
+        where = f"line {line}: {key[1]}" if begins_line else f"line {line}"    # else it may be a value gone astray
+        value, position = _parse_value(source, key.end(), where)
         assignments.append(Assignment(key[1], value, line, source[key.end() : position]))
 
 
@@ -91,6 +93,8 @@ def _string_value(literal: re.Match[str], where: str) -> str:
 
 
 def _number_value(text: str, where: str) -> int | float:
+    if len(text) > _LONGEST_NUMBER:
+        raise AssignmentError(f"{where}: too large a number")
     if re.fullmatch(r"0[0-9]+", text):
         if re.search("[89]", text):
             raise AssignmentError(f"{where}: a number with a leading 0 is octal and has no digits 8 and 9")

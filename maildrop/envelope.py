@@ -46,10 +46,12 @@ def parse_sender(text: str) -> str:
 
     Raises MalformedEnvelope if there is text but no address.
     """
-    address = next((address for _, address in _addresses(text)), "")
-    if address and not is_address(address):
+    first = next(_addresses(text), None)
+    if first is None and not text.strip():
+        return ""
+    if first is None or first[1] and not is_address(first[1]):
         raise MalformedEnvelope(f"no usable sender in {text!r}")
-    return address
+    return first[1]
 
 
 _UNSAFE = r"\s\x00-\x1f\x7f-\x9f"
@@ -75,36 +77,71 @@ def _identity(address: str) -> str:
 _TOKEN = re.compile(
     r"""(?P<quoted>"(?:[^"\\]|\\.)*"?)
       | (?P<literal>\[[^\[\]]*\]?)
-      | <(?P<angle>(?:"(?:[^"\\]|\\.)*"|[^"<>])*)>
       | (?P<comment>\()
-      | (?P<end>[,;])
-      | (?P<group>:)
-      | (?P<text>[^"\[<(,;:]+|.)""",
+      | (?P<special>[<>,;:])
+      | (?P<text>[^"\[(<>,;:]+)""",
     re.VERBOSE | re.DOTALL,
 )
+_BLANKS = " \t\r\n"
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 
 
 def _addresses(text: str) -> Iterator[tuple[str, str]]:
     """Each entry of an address list: as it stands there, and its address ("" in ``<>``)."""
-    begin = position = 0
-    words: list[str] = []
-    angle: str | None = None
-    while position <= len(text):
+    entry = _Entry(0)
+    position = 0
+    while position < len(text):
         token = _TOKEN.match(text, position)
-        if token is None or token["end"]:
-            if angle is not None or "".join(words).strip():
-                yield text[begin:position].strip(), _bare("".join(words) if angle is None else angle)
-            begin, words, angle = (token.end() if token else position), [], None
-        elif token["group"]:    # what stood before it was the group's name
-            begin, words, angle = token.end(), [], None
-        elif token["angle"] is not None:
-            angle = token["angle"]
-        elif not token["comment"]:
-            words.append(token[0])
-        if token is None:
-            return
-        position = _end_of_comment(text, token.end()) if token["comment"] else token.end()
+        assert token    # each character begins one
+        begin, position = position, token.end()
+        special = token["special"]
+        if token["comment"]:
+            position = _end_of_comment(text, position)
+        elif special in (",", ";") and not (special == "," and entry.is_in_route()):
+            yield from entry.found(text, begin)
+            entry = _Entry(position)
+        elif special == ":" and entry.is_in_route():
+            entry.angle = []    # what stood before it was the route
+        elif special == ":" and entry.angle is None:
+            entry = _Entry(position)    # what stood before it was a group's name
+        elif special == "<":
+            entry.broken = entry.angle is not None
+            entry.angle, entry.in_angle = [], True
+        elif special == ">" and entry.in_angle:
+            entry.in_angle = False
+        else:
+            entry.add(token[0], verbatim=token["quoted"] is not None)
+    yield from entry.found(text, position)
+
+
+class _Entry:
+    """One entry of an address list while it is read."""
+
+    def __init__(self, begin: int):
+        self.begin = begin
+        self.angle: list[str] | None = None    # what stands between < and >
+        self.in_angle = False
+        self.broken = False
+        self._words: list[str] = []
+
+    def is_in_route(self) -> bool:
+        return self.in_angle and bool(self.angle) and self.angle[0].lstrip().startswith("@")
+
+    def add(self, part: str, verbatim: bool) -> None:
+        if not verbatim and len(part) < _LONGEST_ADDRESS:
+            part = re.sub(r"[ \t\r\n]*([.@])[ \t\r\n]*", r"\1", part)    # old forms have blanks there
+        if self.in_angle and self.angle is not None:
+            self.angle.append(part)
+        elif self.angle is None:
+            self._words.append(part)
+
+    def found(self, text: str, end: int) -> Iterator[tuple[str, str]]:
+        whole = text[self.begin : end].strip(_BLANKS)
+        address = "".join(self._words if self.angle is None else self.angle).strip(_BLANKS)
+        if self.broken or self.in_angle:
+            address = whole    # and that is none
+        if self.angle is not None or address:
+            yield whole, address
 
 
 def _end_of_comment(text: str, position: int) -> int:
@@ -114,13 +151,3 @@ def _end_of_comment(text: str, position: int) -> int:
         if depth == 0:
             return part.end()
     return len(text)
-
-
-def _bare(address: str) -> str:
-    """Without a source route and the blanks that old forms allow around dots and ``@``."""
-    address = address.strip()
-    if len(address) > 2 * _LONGEST_ADDRESS:
-        return address
-    if address.startswith("@") and ":" in address:
-        address = address.partition(":")[2]
-    return re.sub(r"[ \t]*([.@])[ \t]*", r"\1", address)

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 from maildrop.relay import printable
 
@@ -74,17 +75,22 @@ class MaildropLog:
 
     def _write(self, line: str) -> None:
         if self._echo:
-            print(line, flush=True)
+            _print(line, sys.stdout)
         try:
             os.write(self._descriptor, line.encode("utf-8", "backslashreplace") + b"\n")    # type: ignore[arg-type]
         except OSError as error:
             self._complain(error, line)
 
     def _complain(self, error: OSError, line: str) -> None:
-        try:
-            print(f"{self.path}: {error.strerror}: {line}", file=sys.stderr, flush=True)
-        except OSError:    # the terminal is gone too
-            pass
+        _print(f"{self.path}: {error.strerror}: {line}", sys.stderr)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    try:
+        encoding = stream.encoding or "ascii"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):    # the terminal is gone
+        pass
 
 
 def stamp(seconds: float) -> str:

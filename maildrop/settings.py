@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maildrop.assignments import Assignment, AssignmentError, decode, parse_assignments
+from maildrop.spool import LONGEST_DELAY_S
 
 
 class SettingsError(ValueError):
@@ -126,7 +127,7 @@ def _number(kind: type, least: float, most: float, wanted: str) -> Callable[[Any
     def check(value: Any) -> Any:
         try:
             number = kind(value) if isinstance(value, str) else value
-            if isinstance(number, (int, float)) and number == kind(number) and least <= number <= most:
+            if isinstance(number, (int, float)) and least <= number <= most and number == kind(number):
                 return kind(number)
         except ValueError:
             pass
@@ -187,7 +188,7 @@ KEYS = {
         Key("WAIT_INTERVAL", "wait_s", 0.0, _seconds),
         Key("ADD_MESSAGEID", "add_messageid", False, _flag),
         Key("SUPERVISED_DAEMON", "supervised", False, _flag),
-        Key("MAILDROP_RETRY", "retry_s", 300.0, _seconds),
+        Key("MAILDROP_RETRY", "retry_s", 300.0, _number(float, 0, LONGEST_DELAY_S, "0 to 14400 seconds")),
         Key("MAILDROP_TIMEOUT", "timeout_s", 60.0, _some_seconds),
         Key("MAILDROP_DATA_TIMEOUT", "data_timeout_s", 600.0, _some_seconds),
         Key("MAILDROP_HELO", "helo", "", _text),

@@ -66,6 +66,7 @@ SETTLED_S = 2
 _LARGEST_ENVELOPE = 16 * 1024 * 1024
 _LARGEST_HEADER = 1024 * 1024
 _CHUNK = 64 * 1024
+_YEAR_3000_S = 32503680000
 
 
 class SpoolBusy(Exception):
@@ -258,7 +259,7 @@ class SpooledMail:
         self._lines = lines
         notes = dict(lines)
         self.queued_at = _parse_time(notes.get("Queued", ""), status.st_mtime)
-        self.attempts = int(notes["Attempts"]) if notes.get("Attempts", "").strip().isdecimal() else 0
+        self.attempts = int(notes["Attempts"]) if re.fullmatch(r"\s*[0-9]{1,6}\s*", notes.get("Attempts", "")) else 0
         self._sender, self._recipients = notes.get("From", ""), notes["To"]
 
     @property
@@ -398,9 +399,10 @@ def _format_time(seconds: float, form: str = "%Y-%m-%dT%H:%M:%S.%f+00:00") -> st
 
 def _parse_time(text: str, otherwise: float) -> float:
     try:
-        return datetime.fromisoformat(text.strip()).timestamp()
+        seconds = datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
         return otherwise
+    return seconds if 0 <= seconds < _YEAR_3000_S else otherwise
 
 
 # -- recording an attempt --
