@@ -26,17 +26,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = settings_module.load(config)
         options.run(options, config, settings)
-    except (CommandFailed, SettingsError) as error:
+    except (CommandFailed, SettingsError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"Error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maildropctl", description="Control the maildrop daemon and its spool.")
+    parser = argparse.ArgumentParser(
+        prog="maildropctl",
+        description="Control the maildrop daemon and its spool.",
+        allow_abbrev=False,    # the script that calls this looks for --config too, and for nothing shorter
+    )
     default = os.environ.get("MAILDROP_CONFIG") or str(settings_module.shipped_config())
     config_help = f"the config file (default: {default})".replace("%", "%%")
     parser.add_argument("-c", "--config", default=default, help=config_help)
@@ -49,10 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         ("stop", stop, "stop the daemon and wait until it has ended; an error if it is not running"),
         ("restart", restart, "stop the daemon if it is running, then start it"),
     ):
-        commands.add_parser(name, parents=[after_command], help=says, description=says).set_defaults(run=run)
+        command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
+        command.set_defaults(run=run)
 
     says = "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones"
-    make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says)
+    make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says, allow_abbrev=False)
     make.set_defaults(run=make_emails)
     make.add_argument("recipients", nargs="+", metavar="RECIPIENT", help="who gets them, in turn; ask them before")
     make.add_argument("--unlocked", type=_count, default=10, metavar="N", help="mails to be sent (default: %(default)s)")

@@ -36,11 +36,8 @@ def main(arguments: list[str]) -> int:
     try:
         _make_directories(settings)
         pid_file = PidFile(settings.pid_file)
-    except AlreadyRunning as error:
+    except (AlreadyRunning, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"Error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     if settings.debug:
         print("maildrop in DEBUG mode: it stays in the foreground and prints what it logs", flush=True)

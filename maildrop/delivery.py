@@ -179,6 +179,7 @@ class Delivery:
 
     def _session_lost(self, attempt: Attempt, recipients: tuple[str, ...], lost: SessionLost) -> None:
         self._drop_session()
+        attempt.replies |= lost.replies
         if self.stopping.is_set() and not lost.after_content:    # our own doing: no attempt
             if attempt.remainder:
                 attempt.remainder.drop()
@@ -203,15 +204,16 @@ class Delivery:
     def _prepare(self, attempt: Attempt) -> None:
         """Put on disk what the replies so far call for: copies of what failed, the remainder of what is deferred."""
         mail = attempt.mail
-        by_reply: dict[Reply, list[str]] = {}
-        for recipient in attempt.recipients(Outcome.FAILED):
-            if recipient not in attempt.kept:
-                by_reply.setdefault(attempt.replies[recipient], []).append(recipient)
-        for number, (reply, recipients) in enumerate(by_reply.items()):
-            kind = ("-data" if reply.command in ("DATA", ".") else "") + (f"-{number}" if number else "")
-            label = f"{mail.attempts + 1}{kind}"
-            kept = spool.set_aside(mail, recipients, str(reply), label)
-            attempt.kept.update(dict.fromkeys(recipients, kept))
+        for label, commands in ((f"{mail.attempts + 1}", ("MAIL", "RCPT")), (f"{mail.attempts + 1}-data", ("DATA", "."))):
+            failed = [
+                recipient
+                for recipient in attempt.recipients(Outcome.FAILED)
+                if recipient not in attempt.kept and attempt.replies[recipient].command in commands
+            ]
+            if failed:
+                reasons = dict.fromkeys(str(attempt.replies[recipient]) for recipient in failed)
+                kept = spool.set_aside(mail, failed, " | ".join(reasons), label)
+                attempt.kept.update(dict.fromkeys(failed, kept))
         deferred = attempt.recipients(Outcome.DEFERRED)
         if attempt.remainder:
             attempt.remainder.drop()

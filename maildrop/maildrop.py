@@ -4,10 +4,10 @@ import os
 import sys
 
 if __name__ == "__main__":
-    here = os.path.dirname(os.path.abspath(__file__))
+    here = os.path.dirname(os.path.realpath(__file__))
     # This folder must not be searched for modules: in it, `maildrop` is this very file. The folder above it is searched
     # first for one import only, so that neither another installed `maildrop` nor its neighbours get in the way.
-    sys.path[:] = [os.path.dirname(here)] + [path for path in sys.path if os.path.abspath(path or ".") != here]
+    sys.path[:] = [os.path.dirname(here)] + [path for path in sys.path if os.path.realpath(path or ".") != here]
     import maildrop    # noqa: F401
 
     del sys.path[0]

@@ -28,11 +28,15 @@ class RelayUnavailable(Exception):
 
 
 class SessionLost(Exception):
-    """The session broke, or the relay said what is no SMTP. ``after_content``: it may have taken the mail over."""
+    """The session broke, or the relay said what is no SMTP.
+
+    ``after_content``: it may have taken the mail over; ``replies``: what it had said of the recipients before.
+    """
 
     def __init__(self, reason: str, after_content: bool = False):
         super().__init__(reason)
         self.after_content = after_content
+        self.replies: dict[str, Reply] = {}
 
 
 class Session:
@@ -113,8 +117,14 @@ class Session:
         mail = self._command("MAIL", f"MAIL FROM:<{envelope.sender}>{options}")
         if not 200 <= mail.code < 300:
             return replies | dict.fromkeys(recipients, mail)
-        for recipient in recipients:
-            replies[recipient] = self._command("RCPT", f"RCPT TO:<{recipient}>")
+        try:
+            for recipient in recipients:
+                replies[recipient] = self._command("RCPT", f"RCPT TO:<{recipient}>")
+                if replies[recipient].code == 421:    # it closes the session (RFC 5321 3.8)
+                    raise SessionLost(str(replies[recipient]))
+        except SessionLost as lost:
+            lost.replies = replies
+            raise
         return replies
 
     def withdraw(self) -> None:

@@ -1,9 +1,10 @@
-"""A real SMTP server (aiosmtpd) that keeps what it gets, refuses what it is told to, and speaks TLS and AUTH if asked to."""
+"""A real SMTP server (aiosmtpd) that keeps what it gets, refuses what it is told to, and speaks TLS and AUTH."""
 
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import cache
 
 import trustme
@@ -20,6 +21,7 @@ class Accepted:
     content: bytes
     over_tls: bool
     login: str | None
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 class RelayServer:
@@ -65,7 +67,7 @@ class RelayServer:
     def _authenticate(self, server, session, envelope, mechanism, data) -> AuthResult:
         given = (data.login.decode(), data.password.decode()) if isinstance(data, LoginPassword) else None
         session.test_login = given and given[0]
-        return AuthResult(success=given == self._login)
+        return AuthResult(success=given == self._login, handled=False)    # the reply is left to aiosmtpd
 
     # -- aiosmtpd's handler --
 
