@@ -38,7 +38,7 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|(?:\d+\.?\d*|\.\
 _LONGEST_NUMBER = 30
 _SPECIAL = {"True": True, "False": False, "None": None}
 _WORD = re.compile(r"[^\s#;]+")
-_TEXT = re.compile(r"[^\s#]")
+_TEXT = re.compile(r"[ \t\f]*[^\s#]")
 
 
 def parse_assignments(source: str) -> list[Assignment]:
@@ -59,9 +59,7 @@ def parse_assignments(source: str) -> list[Assignment]:
         key = _KEY.match(source, position)
         if key is None:
             raise AssignmentError(f"line {line}: expected KEY=value")
-        begins_line = not source[source.rfind("\n", 0, position) + 1 : position].strip()
-        where = f"line {line}: {key[1]}" if begins_line else f"line {line}"    # else it may be a value gone astray
-        value, position = _parse_value(source, key.end(), where)
+        value, position = _parse_value(source, key.end(), f"line {line}: {key[1]}")
         assignments.append(Assignment(key[1], value, line, source[key.end() : position]))
 
 

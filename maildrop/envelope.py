@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 
 class MalformedEnvelope(ValueError):
@@ -83,6 +85,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BLANKS = " \t\r\n"
+_OLD_BLANKS = re.compile(rf"[{_BLANKS}]*([.@])[{_BLANKS}]*")    # old forms have them around dots and @
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 
 
@@ -97,16 +100,15 @@ def _addresses(text: str) -> Iterator[tuple[str, str]]:
         special = token["special"]
         if token["comment"]:
             position = _end_of_comment(text, position)
-        elif special in (",", ";") and not (special == "," and entry.is_in_route()):
+        elif special == ";" or special == "," and not entry.in_route:
             yield from entry.found(text, begin)
             entry = _Entry(position)
-        elif special == ":" and entry.is_in_route():
-            entry.angle = []    # what stood before it was the route
-        elif special == ":" and entry.angle is None:
+        elif special == ":" and entry.in_route:
+            entry.end_route()
+        elif special == ":" and not entry.has_angle:
             entry = _Entry(position)    # what stood before it was a group's name
         elif special == "<":
-            entry.broken = entry.angle is not None
-            entry.angle, entry.in_angle = [], True
+            entry.open_angle()
         elif special == ">" and entry.in_angle:
             entry.in_angle = False
         else:
@@ -119,29 +121,43 @@ class _Entry:
 
     def __init__(self, begin: int):
         self.begin = begin
-        self.angle: list[str] | None = None    # what stands between < and >
         self.in_angle = False
+        self.in_route = False
+        self.has_angle = False
         self.broken = False
-        self._words: list[str] = []
+        self._parts: list[tuple[bool, str]] = []    # is it to be kept as it is; text
 
-    def is_in_route(self) -> bool:
-        return self.in_angle and bool(self.angle) and self.angle[0].lstrip().startswith("@")
+    def open_angle(self) -> None:
+        self.broken = self.has_angle
+        self.has_angle = self.in_angle = True
+        self._parts = []    # what stood before it was a display name
 
-    def add(self, part: str, verbatim: bool) -> None:
-        if not verbatim and len(part) < _LONGEST_ADDRESS:
-            part = re.sub(r"[ \t\r\n]*([.@])[ \t\r\n]*", r"\1", part)    # old forms have blanks there
-        if self.in_angle and self.angle is not None:
-            self.angle.append(part)
-        elif self.angle is None:
-            self._words.append(part)
+    def end_route(self) -> None:
+        self.in_route = False
+        self._parts = []
+
+    def add(self, text: str, verbatim: bool) -> None:
+        if self.has_angle and not self.in_angle:
+            return
+        if self.in_angle and not self._parts and text.lstrip(_BLANKS).startswith("@"):
+            self.in_route = True    # a source route, which ends with a colon (RFC 5321 appendix C)
+        if text.strip(_BLANKS) or self._parts:
+            self._parts.append((verbatim, text))
 
     def found(self, text: str, end: int) -> Iterator[tuple[str, str]]:
         whole = text[self.begin : end].strip(_BLANKS)
-        address = "".join(self._words if self.angle is None else self.angle).strip(_BLANKS)
-        if self.broken or self.in_angle:
-            address = whole    # and that is none
-        if self.angle is not None or address:
+        address = self._address() if not (self.broken or self.in_angle) else whole    # and that is none
+        if self.has_angle or address:
             yield whole, address
+
+    def _address(self) -> str:
+        pieces = []
+        for verbatim, group in groupby(self._parts, key=itemgetter(0)):
+            piece = "".join(text for _, text in group)
+            if not verbatim and len(piece) < 2 * _LONGEST_ADDRESS:
+                piece = _OLD_BLANKS.sub(r"\1", piece)
+            pieces.append(piece)
+        return "".join(pieces).strip(_BLANKS)
 
 
 def _end_of_comment(text: str, position: int) -> int:

@@ -85,7 +85,9 @@ class MaildropLog:
         _print(f"{self.path}: {error.strerror}: {line}", sys.stderr)
 
 
-def _print(line: str, stream: TextIO) -> None:
+def _print(line: str, stream: TextIO | None) -> None:
+    if stream is None:    # closed from the beginning
+        return
     try:
         encoding = stream.encoding or "ascii"
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

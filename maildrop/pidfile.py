@@ -89,10 +89,11 @@ def running_pid(path: Path) -> int | None:
 
 def _read_pid(path: Path) -> int | None:
     try:
-        text = path.read_text("ascii", "replace").strip()
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            text = stream.read(20).strip()
     except OSError:
         return None
-    return int(text) if text.isdecimal() and text.isascii() and int(text) > 0 else None
+    return int(text) or None if text.isdigit() else None
 
 
 def _is_unlocked_daemon(pid: int | None) -> bool:

@@ -66,7 +66,7 @@ SETTLED_S = 2
 _LARGEST_ENVELOPE = 16 * 1024 * 1024
 _LARGEST_HEADER = 1024 * 1024
 _CHUNK = 64 * 1024
-_YEAR_3000_S = 32503680000
+_LATEST_S = 32503680000.0    # the year 3000: what can be written as a date
 
 
 class SpoolBusy(Exception):
@@ -293,10 +293,10 @@ class SpooledMail:
             yield chunk
 
     def header(self) -> bytes:
-        """The message's header fields: what stands before its first blank line, at most 1 MB of it."""
+        """The message's header fields, each line ended by LF: what stands before its first blank line, at most 1 MB."""
         self.stream.seek(self.content_start)
         text = self.stream.read(min(_LARGEST_HEADER, self.content_size))
-        return re.split(rb"(?:\A|\n)\r?\n", text, maxsplit=1)[0]
+        return re.split(rb"\A\n|\n\n", re.sub(rb"\r\n?", b"\n", text), maxsplit=1)[0]
 
     def lines_with(self, changes: Mapping[str, str]) -> list[tuple[str, str]]:
         """The envelope's lines with some of them replaced; To comes first."""
@@ -401,8 +401,8 @@ def _parse_time(text: str, otherwise: float) -> float:
     try:
         seconds = datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
-        return otherwise
-    return seconds if 0 <= seconds < _YEAR_3000_S else otherwise
+        seconds = otherwise
+    return min(max(seconds, 0.0), _LATEST_S)
 
 
 # -- recording an attempt --

@@ -1,0 +1,323 @@
+import dataclasses
+import random
+import time
+
+import pytest
+
+from maildrop.envelope import Envelope, MalformedEnvelope, is_address, parse_sender
+
+
+def recipients(text):
+    return Envelope.parse("", text).recipients
+
+
+# -- lists of recipients --
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ann@example.org", ["ann@example.org"]),
+        ("ann@example.org,bob@example.org", ["ann@example.org", "bob@example.org"]),
+        (" ann@example.org ,\t bob@example.org ", ["ann@example.org", "bob@example.org"]),
+        ("ann@example.org; bob@example.org", ["ann@example.org", "bob@example.org"]),
+        (",, ann@example.org,,", ["ann@example.org"]),
+        ("<ann@example.org>", ["ann@example.org"]),
+        ("< ann@example.org >", ["ann@example.org"]),
+        ("Ann Example <ann@example.org>", ["ann@example.org"]),
+        ('"Example, Ann" <ann@example.org>, bob@example.org', ["ann@example.org", "bob@example.org"]),
+        ('"a <b@c> d" <ann@example.org>', ["ann@example.org"]),
+        ('"Ann \\"<x@y>, Doe" <ann@example.org>', ["ann@example.org"]),
+        ("ann@example.org (Ann, of <b@c>)", ["ann@example.org"]),
+        ("(first (nested) one) ann@example.org", ["ann@example.org"]),
+        ("ann@example.org (an odd \\) one), bob@example.org", ["ann@example.org", "bob@example.org"]),
+        ("ann@example.org (never closed, bob@example.org", ["ann@example.org"]),
+        ("friends: ann@example.org, Bob <bob@example.org>;", ["ann@example.org", "bob@example.org"]),
+        ("a: ann@example.org; b: bob@example.org;", ["ann@example.org", "bob@example.org"]),
+        ("nobody:;, ann@example.org", ["ann@example.org"]),
+        ("friends: ann@example.org", ["ann@example.org"]),
+        ("<@relay.example,@other.example:ann@example.org>", ["ann@example.org"]),
+        ('"ann doe"@example.org', ['"ann doe"@example.org']),
+        ('"ann,doe"@example.org, bob@example.org', ['"ann,doe"@example.org', "bob@example.org"]),
+        ('<"ann>doe"@example.org>', ['"ann>doe"@example.org']),
+        ("ann@[192.0.2.1]", ["ann@[192.0.2.1]"]),
+        ("ann@[IPv6:2001:db8::1], bob@example.org", ["ann@[IPv6:2001:db8::1]", "bob@example.org"]),
+        ("ann . doe @ example . org", ["ann.doe@example.org"]),
+        ("ann (a) @ (b) example (c) . (d) org", ["ann@example.org"]),
+        ("Ann <ann (a) . doe @ example (b) .org>", ["ann.doe@example.org"]),
+        ("Ann\r\n <ann@example.org>,\r\n\tbob@example.org", ["ann@example.org", "bob@example.org"]),
+        ("root", ["root"]),
+        ("Jürgen <jürgen@exämple.org>", ["jürgen@exämple.org"]),
+        ("=?utf-8?q?J=C3=BCrgen?= <ann@example.org>", ["ann@example.org"]),
+        ("a+b=c/d%e!f@example.org", ["a+b=c/d%e!f@example.org"]),
+    ],
+)
+def test_recipients_stand_in_a_list_as_in_a_header_field(text, expected):
+    envelope = Envelope.parse("", text)
+    assert envelope.recipients == tuple(expected)
+    assert envelope.unusable == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # A.1.2
+        ('"Joe Q. Public" <john.q.public@example.com>', ["john.q.public@example.com"]),
+        (
+            "Mary Smith <mary@x.test>, jdoe@example.org, Who? <one@y.test>",
+            ["mary@x.test", "jdoe@example.org", "one@y.test"],
+        ),
+        (
+            '<boss@nil.test>, "Giant; \\"Big\\" Box" <sysservices@example.net>',
+            ["boss@nil.test", "sysservices@example.net"],
+        ),
+        # A.1.3
+        (
+            "A Group:Ed Jones <c@a.test>,joe@where.test,John <jdoe@one.test>;",
+            ["c@a.test", "joe@where.test", "jdoe@one.test"],
+        ),
+        # A.5
+        ("Pete(A nice \\) chap) <pete(his account)@silly.test(his host)>", ["pete@silly.test"]),
+        (
+            "A Group(Some people) :Chris Jones <c@(Chris's host.)public.example>, joe@example.org,"
+            " John <jdoe@one.test> (my dear friend); (the end of the group)",
+            ["c@public.example", "joe@example.org", "jdoe@one.test"],
+        ),
+        # A.6.1
+        ("Joe Q. Public <john.q.public@example.com>", ["john.q.public@example.com"]),
+        ("Mary Smith <@node.test:mary@example.net>, , jdoe@test  . example", ["mary@example.net", "jdoe@test.example"]),
+        # A.6.3
+        ("John Doe <jdoe@machine(comment).  example>", ["jdoe@machine.example"]),
+    ],
+)
+def test_the_examples_of_rfc_5322_are_understood(text, expected):
+    envelope = Envelope.parse("", text)
+    assert envelope.recipients == tuple(expected)
+    assert envelope.unusable == ()
+
+
+def test_blanks_in_a_quoted_name_belong_to_it():
+    assert recipients('"ann . doe"@example.org, "a @ b" @ example.org') == (
+        '"ann . doe"@example.org',
+        '"a @ b"@example.org',
+    )
+
+
+def test_a_recipient_that_stands_there_twice_counts_once_as_it_stood_first():
+    assert recipients("Ann <ann@Example.ORG>, bob@x.test, ann@example.org") == ("ann@Example.ORG", "bob@x.test")
+
+
+def test_only_the_domain_is_compared_without_regard_to_case():
+    assert recipients("Ann@example.org, ann@example.org") == ("Ann@example.org", "ann@example.org")
+
+
+def test_recipients_keep_their_order():
+    names = [f"r{number}@example.org" for number in range(500)]
+    random.Random(5).shuffle(names)
+    assert recipients(", ".join(names)) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "unusable"),
+    [
+        ("ann doe", "ann doe"),
+        ("Ann ann@example.org", "Ann ann@example.org"),
+        ("ann@exa mple.org", "ann@exa mple.org"),
+        ("ann@", "ann@"),
+        ("@example.org", "@example.org"),
+        ("a@b@example.org", "a@b@example.org"),
+        ("<>", "<>"),
+        ("Ann <>", "Ann <>"),
+        ("Ann <ann@example.org", "Ann <ann@example.org"),
+        ("ann>@example.org", "ann>@example.org"),
+        ("ann\x00@example.org", "ann\x00@example.org"),
+        ("ann\x7f@example.org", "ann\x7f@example.org"),
+        ("ann\x85@example.org", "ann\x85@example.org"),
+        ("ann\u2028@example.org", "ann\u2028@example.org"),
+        ("<ann@example.org>\r\n<@example.org>", "<ann@example.org>\r\n<@example.org>"),
+        ("<ann@example.org\r\nDATA>", "<ann@example.org\r\nDATA>"),
+        ('"never closed@example.org', '"never closed@example.org'),
+        ("ann@[192.0.2.1", "ann@[192.0.2.1"),
+        ("x" * 501, "x" * 501),
+    ],
+)
+def test_what_is_no_address_is_told_as_it_stood_there(text, unusable):
+    envelope = Envelope.parse("", f"bob@example.org, {text}")
+    assert envelope.recipients == ("bob@example.org",)
+    assert "".join(envelope.unusable) == unusable
+
+
+def test_what_is_no_address_does_not_hide_what_follows():
+    envelope = Envelope.parse("", "a b, ann@example.org, c d; bob@example.org")
+    assert envelope.recipients == ("ann@example.org", "bob@example.org")
+    assert envelope.unusable == ("a b", "c d")
+
+
+@pytest.mark.parametrize("text", ["", " ", ",;", "undisclosed-recipients:;", "(a comment)", "<>", "not an address"])
+def test_a_list_without_a_usable_recipient_is_malformed(text):
+    with pytest.raises(MalformedEnvelope, match="no usable recipient"):
+        Envelope.parse("ann@example.org", text)
+
+
+def test_an_error_tells_the_text_on_one_line():
+    with pytest.raises(MalformedEnvelope) as caught:
+        Envelope.parse("", "a\nb")
+    assert str(caught.value) == r"no usable recipient in 'a\nb'"
+
+
+# -- the sender --
+
+
+@pytest.mark.parametrize(
+    ("text", "sender"),
+    [
+        ("ann@example.org", "ann@example.org"),
+        ("<ann@example.org>", "ann@example.org"),
+        ("Ann Example <ann@example.org>", "ann@example.org"),
+        ('"Example, Ann" <ann@example.org>', "ann@example.org"),
+        ("Ann <ann@example.org>, Bob <bob@example.org>", "ann@example.org"),
+        ("root", "root"),
+        (" ann@example.org ", "ann@example.org"),
+    ],
+)
+def test_the_sender_is_the_first_address(text, sender):
+    assert parse_sender(text) == sender
+    assert Envelope.parse(text, "bob@example.org").sender == sender
+
+
+@pytest.mark.parametrize("text", ["", "  ", "<>", "< >", "Mailer <>", "<> (nobody)"])
+def test_the_null_sender_is_written_as_nothing_or_empty_brackets(text):
+    assert parse_sender(text) == ""
+    assert Envelope.parse(text, "bob@example.org").sender == ""
+
+
+@pytest.mark.parametrize("text", ["Ann Example", "ann@exa mple", "ann@", "Ann <ann", "a b, ann@x.test", "ann\x00@b"])
+def test_a_sender_that_is_no_address_is_malformed(text):
+    with pytest.raises(MalformedEnvelope, match="no usable sender"):
+        parse_sender(text)
+    with pytest.raises(MalformedEnvelope, match="no usable sender"):
+        Envelope.parse(text, "bob@example.org")
+
+
+@pytest.mark.parametrize("text", ["(only a comment)", "Nobody:;"])
+def test_text_without_an_address_is_not_taken_for_the_null_sender(text):
+    with pytest.raises(MalformedEnvelope, match="no usable sender"):
+        parse_sender(text)
+
+
+# -- addresses --
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann@example.org",
+        "ann",
+        "ann@localhost",
+        "a.b-c_d@example.org",
+        '"ann doe"@example.org',
+        '"<>,;:()@[]"@example.org',
+        r'"a\"b\\c"@example.org',
+        '""@example.org',
+        "ann@[192.0.2.1]",
+        "ann@[IPv6:::1]",
+        "ü@exämple.org",
+        "x" * 500,
+    ],
+)
+def test_an_address_may_be_anything_that_can_stand_in_angle_brackets(text):
+    assert is_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "@",
+        "@example.org",
+        "ann@",
+        "ann@@example.org",
+        " ann@example.org",
+        "ann@example.org\n",
+        "ann@example.org\r",
+        "an n@example.org",
+        "ann@a@b",
+        "<ann@example.org>",
+        "ann@example.org>",
+        "a,b@example.org",
+        "a(b)@example.org",
+        'a"b@example.org',
+        '"a"b@example.org',
+        '"a@example.org',
+        '"a\nb"@example.org',
+        '"a\\\nb"@example.org',
+        '"a\tb"@example.org',
+        "a\\b@example.org",
+        "ann@[]",
+        "ann@[a b]",
+        "ann@[a]b",
+        "ann\x00@example.org",
+        "ann\xa0@example.org",
+        "x" * 501,
+    ],
+)
+def test_what_is_not_safe_in_angle_brackets_is_no_address(text):
+    assert not is_address(text)
+
+
+def test_a_list_of_bare_addresses_is_read_as_it_was_written():
+    choose = random.Random(17)
+    texts = ["a", "b.c", "ü", ".", "-", "'", "#", "="]
+    quoted = ['"x, y"', '"(<>)"', '"q\\"@,\\\\"', '"[;:"', '""']
+    literals = ["[192.0.2.1]", "[IPv6:::1]", '[a"b(c,d;e:f@g]']
+    addresses = {}
+    for _ in range(500):
+        local = choose.choice(["".join(choose.choices(texts, k=choose.randint(1, 4))), choose.choice(quoted)])
+        domain = choose.choice(["".join(choose.choices(texts, k=choose.randint(1, 4))), choose.choice(literals)])
+        addresses[choose.choice([local, f"{local}@{domain}"])] = None
+    assert list(filter(is_address, addresses)) == list(addresses)
+    assert [address for address in addresses if recipients(f"0, {address}, 1") != ("0", address, "1")] == []
+    assert recipients(", ".join(addresses)) == tuple(addresses)
+
+
+def test_whatever_a_list_holds_the_recipients_are_addresses():
+    choose = random.Random(23)
+    parts = [*'"\\<>()[],;:@. \t\r\nab', "\x00", "ann@example.org"]
+    for _ in range(20000):
+        text = "".join(choose.choices(parts, k=choose.randint(0, 12)))
+        try:
+            envelope = Envelope.parse(text, text)
+        except MalformedEnvelope:
+            continue
+        assert all(map(is_address, envelope.recipients)), text
+        assert envelope.sender == "" or is_address(envelope.sender), text
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a@b,", "<", "<<>", "(", "()", "\\(", '"', '"\\', "[", "[]", ":", "@", " . ", "a ", '<"a"', '<[\\"]', '<(\\")'],
+)
+def test_a_long_list_takes_time_in_proportion_to_its_length(unit):
+    text = unit * (40_000 // len(unit))
+    started = time.process_time()
+    try:
+        Envelope.parse("", text)
+    except MalformedEnvelope:
+        pass
+    assert time.process_time() - started < 2    # quadratic would be several times that
+
+
+@pytest.mark.parametrize("begin", ["< @", "<@", "@", '"', "(", "x "])
+def test_a_long_word_before_many_commas_does_not_take_longer(begin):
+    started = time.process_time()
+    try:
+        Envelope.parse("", begin + "a" * 3_000_000 + "," * 100_000)
+    except MalformedEnvelope:
+        pass
+    assert time.process_time() - started < 2
+
+
+def test_an_envelope_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Envelope.parse("", "ann@example.org").sender = "eve@example.org"
