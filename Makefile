@@ -12,8 +12,8 @@ run: $(VENV)/demo.stamp
 	@$(VENV)/bin/python tests/support/demo.py $(if $(ONCE),--once) instance
 
 test: $(VENV)/test.stamp
-	@$(INSTALL) --optional chromium libsasl2-modules postfix sasl2-bin shellcheck
-	$(VENV)/bin/python -m pytest $(ARGS)
+	@$(INSTALL) --optional chromium libsasl2-modules postfix sasl2-bin shellcheck strace
+	$(VENV)/bin/python -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal --least-fault-cases 400)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -52,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
         command.set_defaults(run=run)
+
+    for name, run, says in (
+        ("retry", retry, "make deferred or failed mails due now; failed ones as if they had never been tried"),
+        ("delete", delete, "remove mails, failed ones too, for good"),
+    ):
+        command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
+        command.set_defaults(run=run)
+        command.add_argument("names", nargs="+", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
 
     says = "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones"
     make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says, allow_abbrev=False)
@@ -109,6 +119,36 @@ def restart(options: argparse.Namespace, config: Path, settings: Settings) -> No
 # -- the spool --
 
 
+def retry(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    for path, mail in _claimed(options.names, settings):
+        with mail:
+            print(f"{path}: due as {spool.renew(mail).name}")
+
+
+def delete(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    for path, mail in _claimed(options.names, settings):
+        with mail:
+            spool.remove(mail)
+            print(f"{path}: deleted")
+
+
+def _claimed(names: list[str], settings: Settings) -> Iterator[tuple[Path, spool.SpooledMail]]:
+    """The mails of these names, claimed one by one so that no daemon is sending them. Raises CommandFailed."""
+    for path in [_find(name, settings) for name in names]:
+        try:
+            yield path, spool.claim(path, math.inf, settings.fsync)
+        except (spool.SpoolBusy, spool.NotAMail) as error:
+            raise CommandFailed(f"{path}: {error}") from error
+
+
+def _find(name: str, settings: Settings) -> Path:
+    for directory in settings.spools:
+        for path in (directory / name, directory / spool.FAILED / name):
+            if path.parent in (directory, directory / spool.FAILED) and os.path.lexists(path):
+                return path
+    raise CommandFailed(f"there is no mail {name} in {', '.join(map(str, settings.spools))}")
+
+
 def make_emails(options: argparse.Namespace, config: Path, settings: Settings) -> None:
     spools = cycle(settings.spools)
     recipients = cycle(options.recipients)
@@ -128,7 +168,7 @@ def _test_mail(sender: str, recipient: str, number: int, locked: bool) -> bytes:
     return (
         f"From: Maildrop test <{sender}>\nTo: {recipient}\nSubject: {spool.one_line(subject)}\n\n"
         "Written by maildropctl make-emails.\n"
-    ).encode()
+    ).encode("utf-8", "surrogateescape")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from maildrop import settings as settings_module
@@ -61,7 +62,11 @@ def _detached(run: Callable[[Callable[[], None]], int]) -> int:
     if os.fork():
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
-            return 0 if pipe.read() else 1
+            said = pipe.read()
+        if said == b"ready":
+            return 0
+        print(f"Error: {said.decode() or 'the daemon has ended'}", file=sys.stderr)
+        return 1
     os.close(reading)
     os.setsid()
     if os.fork():    # so that the daemon leads no session and never gets a terminal again
@@ -78,6 +83,9 @@ def _detached(run: Callable[[Callable[[], None]], int]) -> int:
             os.close(writing)
 
         status = run(ready)
+    except OSError as error:
+        with suppress(OSError):    # nobody listens any more once it was ready
+            os.write(writing, str(error).encode())
     finally:
         os._exit(status)
 
@@ -93,6 +101,7 @@ class Daemon:
         self._delivery = Delivery(settings, self._log)
         self._wake = threading.Event()
         self._reload = threading.Event()
+        self._broken = False
 
     def run(self, ready: Callable[[], None] = lambda: None) -> int:
         """Serve until SIGTERM or SIGINT; SIGHUP re-reads the config. Returns the exit status."""
@@ -110,11 +119,12 @@ class Daemon:
             self._wake.set()
             while worker.is_alive() and not self._delivery.connecting.is_set():
                 worker.join(0.1)
-            return 0
+            return 1 if self._broken else 0
         finally:
             self._pid_file.remove()
 
     def _work(self) -> None:
+        self._broken = True
         try:
             while not self._delivery.stopping.is_set():
                 again = self._delivery.run_pass()
@@ -123,13 +133,17 @@ class Daemon:
                 if self._reload.is_set():
                     self._reload.clear()
                     self._load_config()
+            self._broken = False
         finally:
             os.kill(os.getpid(), signal.SIGTERM)    # whatever happened, the main thread has to hear of it
 
     def _load_config(self) -> None:
         try:
             settings = settings_module.load(self._config)
-        except SettingsError as error:
+            if settings.pid_file != self._pid_file.path:
+                raise SettingsError("MAILDROP_PID_FILE has changed, which takes a restart")
+            _make_directories(settings)
+        except (SettingsError, OSError) as error:
             self._log.notice(f"config not reloaded, the old one stays: {error}")
         else:
             self._interval_s = settings.interval_s

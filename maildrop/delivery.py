@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import traceback
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from maildrop import policy, spool
-from maildrop.envelope import MalformedEnvelope
+from maildrop import bounce, policy, spool
+from maildrop.envelope import Envelope, MalformedEnvelope
 from maildrop.logfile import MaildropLog, stamp
 from maildrop.messageid import message_id, new_message_id
 from maildrop.policy import Outcome, Reply
 from maildrop.relay import RelayUnavailable, Session, SessionLost, own_name
 from maildrop.settings import Settings
-from maildrop.spool import MalformedMail, NotAMail, Remainder, SpooledMail
+from maildrop.spool import MalformedMail, NotAMail, SpooledMail, TmpMail
+
+RECIPIENTS_AT_A_TIME = 100    # what every relay has to take in one transaction: RFC 5321 4.5.3.1.8
+_SUSPICIOUS = 3    # a mail under way in so many lost sessions waits behind all others
+_FLUSH_EVERY_S = 1.0
 
 
 @dataclass
 class Attempt:
-    """What is known of one attempt to send a mail while it goes on."""
+    """One mail transaction with the relay: for all recipients of a mail, or for one group of many."""
 
     mail: SpooledMail
+    envelope: Envelope    # the group's recipients
+    number: int    # how many attempts this mail has had, this one included
+    owed: dict[str, Reply | None] = field(default_factory=dict)    # other recipients still to be served: last replies
+    is_last: bool = True
     replies: dict[str, Reply] = field(default_factory=dict)    # by recipient
     kept: dict[str, Path] = field(default_factory=dict)    # failed recipients: where their copy is
-    remainder: Remainder | None = None
+    remainder: TmpMail | None = None
+    prepared: bool = True    # whether all that it calls for is on the disk, but for the settling
     next_at: float = 0.0
     message_id: str | None = None
+    lost: SessionLost | None = None
     started: float = field(default_factory=time.monotonic)
 
     def recipients(self, outcome: Outcome) -> list[str]:
         return [rcpt for rcpt, reply in self.replies.items() if policy.outcome_of(reply) is outcome]
 
-
-_STOPPED = RelayUnavailable("Connection error", "the daemon stops")
+    def label(self, data: bool) -> str:
+        """The name of what fails in this attempt; of a group, one that no other group of the mail gets."""
+        label = f"{self.number}-data" if data else f"{self.number}"
+        if self.owed or not self.is_last:
+            label += "-" + hashlib.sha256("\n".join(self.envelope.recipients).encode()).hexdigest()[:8]
+        return label
 
 
 class Delivery:
@@ -49,8 +65,13 @@ class Delivery:
         self.connecting = threading.Event()    # set while the session cannot be cut
         self._session: Session | None = None
         self._sent_on_session = 0
+        self._relay = 0    # which of the hosts
         self._outage: str | None = None
-        self._unrecorded: dict[Path, tuple[SpooledMail, Remainder | None]] = {}
+        self._unrecorded: dict[Path, Attempt] = {}    # mails that wait until what became of them can be recorded
+        self._unflushed: set[Path] = set()    # spools in which something was removed or renamed
+        self._last_flush = 0.0
+        self._deferred_here: set[str] = set()    # identities of mails that were deferred in this run of the daemon
+        self._blamed: set[Path] = set()    # mails for which alone the relay said what else would be said of all
         self._told: set[Path] = set()    # files of which the log has said that they are no mails
         self._unreadable: set[Path] = set()    # spools of which the log has said it
 
@@ -59,6 +80,7 @@ class Delivery:
     def run_pass(self) -> bool:
         """Send all that is due now. True if something needs another look within seconds. Never raises."""
         again = False
+        self._relay = 0
         try:
             self._record_late()
             due: list[Path] = []
@@ -75,6 +97,7 @@ class Delivery:
             self._unexpected("this pass")
         finally:
             self._hang_up()
+            self._flush()
             self.log.end_block()
         return again
 
@@ -98,103 +121,192 @@ class Delivery:
         return found
 
     def _send_all(self, due: list[Path]) -> None:
-        for number, path in enumerate(due):
-            if self.stopping.is_set():
-                return
-            if path not in self._unrecorded and self._send_one(path) and number + 1 < len(due):
+        waiting = deque(path for path in due if path not in self._unrecorded)
+        suspects: set[Path] = set()
+        refused: tuple[Path, RelayUnavailable] | None = None
+        while waiting and not self.stopping.is_set():
+            path = waiting.popleft()
+            mail = self._claim(path)
+            if mail is None:
+                continue
+            if mail.lost_sessions >= _SUSPICIOUS and path not in suspects:
+                mail.close()
+                suspects.add(path)
+                waiting.append(path)
+                continue
+            try:
+                self._send_one(mail)
+            except RelayUnavailable as unavailable:
+                if refused or not unavailable.answers_mail:
+                    raise
+                refused = path, unavailable    # whether that is about the relay or this mail, the next mail will show
+                self._drop_session()
+                self._relay = 0
+                continue
+            if refused:
+                self._blamed.add(refused[0])
+                refused = None
+            if time.monotonic() - self._last_flush > _FLUSH_EVERY_S:
+                self._flush()
+            if waiting:
                 self.stopping.wait(self.settings.wait_s)
+        if refused:
+            raise refused[1]
 
-    def _send_one(self, path: Path) -> bool:
-        """Whether an attempt was made. Raises RelayUnavailable."""
+    def _claim(self, path: Path) -> SpooledMail | None:
         try:
-            mail = spool.claim(path, time.time())
+            return spool.claim(path, time.time(), self.settings.fsync)
         except spool.SpoolBusy:
-            return False
+            pass
         except NotAMail as why:
             if path not in self._told:
                 self._told.add(path)
                 self.log.notice(f"{path}: not a mail, left as it is: {why}")
-            return False
+        except OSError as error:
+            self.log.notice(f"{path}: cannot be read, left as it is: {error.strerror or error}")
         except Exception:    # the guard of the mail
             self._unexpected(str(path))
-            return False
+        return None
+
+    def _send_one(self, mail: SpooledMail) -> None:
+        """Try to send a claimed mail, and end the claim. Raises RelayUnavailable."""
         try:
-            self._attempt(mail)
+            self._send_in_groups(mail)
         except RelayUnavailable:
             raise
         except OSError as error:    # the disk, not the relay
-            self.log.notice(f"{path}: left as it is: {error.strerror or error}")
+            self.log.notice(f"{mail.path}: left as it is: {error.strerror or error}")
             self._drop_session()
         except Exception:    # the guard of the mail: it stays where it is
-            self._unexpected(str(path))
+            self._unexpected(str(mail.path))
             self._drop_session()
         finally:
-            if path not in self._unrecorded:
-                mail.close()
-        return True
+            self._release(mail)
+
+    def _release(self, mail: SpooledMail) -> None:
+        """End a claim, unless it is held until what became of the mail can be recorded."""
+        held = self._unrecorded.get(mail.path)
+        if held is None or held.mail is not mail:
+            mail.close()
 
     # -- one mail --
 
-    def _attempt(self, mail: SpooledMail) -> None:
-        attempt = Attempt(mail)
+    def _send_in_groups(self, mail: SpooledMail) -> None:
+        """Send to a hundred recipients at a time; the file says after each group what is still owed."""
+        number = mail.attempts + 1
         try:
             envelope = mail.read_envelope()
         except (MalformedEnvelope, MalformedMail) as error:
-            kept = spool.set_aside(mail, None, str(error), f"{mail.attempts + 1}")
-            self._settle(attempt)
-            self.log.failed([], str(error), f"{mail.path.name} kept as {_relative(kept)}")
+            self._set_malformed_aside(mail, str(error))
             return
-        for text in envelope.unusable:
+        untried = list(envelope.recipients)
+        unusable = envelope.unusable
+        deferred: dict[str, Reply] = {}
+        claims = [mail]
+        try:
+            while untried:
+                group, untried = tuple(untried[:RECIPIENTS_AT_A_TIME]), untried[RECIPIENTS_AT_A_TIME:]
+                owed = {**deferred, **dict.fromkeys(untried)}
+                attempt = Attempt(claims[-1], Envelope(envelope.sender, group, unusable), number, owed, is_last=not untried)
+                unusable = ()
+                self._attempt(attempt)
+                renewed = self._settle(attempt)
+                self._log_outcomes(attempt)
+                if renewed is None:    # nothing is owed any more, or it could not be recorded
+                    return
+                claims.append(renewed)
+                if attempt.lost or self.stopping.is_set():
+                    return
+                deferred |= {rcpt: attempt.replies[rcpt] for rcpt in attempt.recipients(Outcome.DEFERRED)}
+        finally:
+            for claimed in claims[1:]:
+                self._release(claimed)
+
+    def _set_malformed_aside(self, mail: SpooledMail, reason: str) -> None:
+        attempt = Attempt(mail, Envelope(mail.read_sender(), ()), mail.attempts + 1)
+        failed = {mail.recipients_text: Reply("RCPT", 553, f"5.1.3 {reason}")}
+        self._send_notice(attempt, failed, spool.failed_path(mail, attempt.label(data=False)))
+        kept = spool.set_aside(mail, None, reason, attempt.label(data=False))
+        self._settle(attempt)
+        self.log.failed([], reason, f"{mail.path.name} kept as {_relative(kept)}")
+
+    def _attempt(self, attempt: Attempt) -> None:
+        """One mail transaction; what it calls for is on the disk when this returns, but for the settling."""
+        mail = attempt.mail
+        for text in attempt.envelope.unusable:
             attempt.replies[text] = Reply("RCPT", 553, "5.1.3 not an address")
         added = self._added_header(attempt)
-        session = self._open_session()
         try:
-            attempt.replies.update(session.offer(envelope, len(added) + mail.content_size))
+            session = self._offer(attempt, len(added) + mail.content_size)
             self._heed_relay(attempt)
             accepted = attempt.recipients(Outcome.DELIVERED)
             self._prepare(attempt)
+            reply = None
             if accepted:
                 reply = session.transmit(chain([added], mail.content()))
                 attempt.replies.update(dict.fromkeys(accepted, reply))
                 if policy.outcome_of(reply) is not Outcome.DELIVERED:    # what it calls for was not known before
-                    self._prepare(attempt)
-            else:
-                session.withdraw()
+                    self._prepare_or_remember(attempt)
+            if (reply is None or reply.command == "DATA") and not session.withdraw():
+                self._drop_session()
         except SessionLost as lost:
-            self._session_lost(attempt, envelope.recipients, lost)
-        self._settle(attempt)
-        self._log_outcomes(attempt)
+            self._session_lost(attempt, lost)
         if any(reply.code == 421 for reply in attempt.replies.values()):
+            self._drop_session()
+
+    def _offer(self, attempt: Attempt, size: int) -> Session:
+        """Offer the mail's envelope. A relay may end a session that has carried mails: then in a new one."""
+        while True:
+            session = self._open_session()
+            is_fresh = self._sent_on_session == 1
+            try:
+                replies = session.offer(attempt.envelope, size)
+            except SessionLost as lost:
+                if is_fresh or lost.replies or self.stopping.is_set():
+                    raise
+            else:
+                if not self._about_relay(attempt, replies):
+                    attempt.replies.update(replies)
+                    return session
+                if is_fresh and not self._take_next_relay():
+                    attempt.replies.update(replies)
+                    return session
             self._drop_session()
 
     def _heed_relay(self, attempt: Attempt) -> None:
         """Raises RelayUnavailable for a reply that every mail would get; else an outage is over."""
-        for reply in attempt.replies.values():
-            if policy.is_about_the_relay(reply):
-                stage = "Connection error" if reply.code == 421 else "Authentication unavailable"
-                raise RelayUnavailable(stage, str(reply))
+        if reply := self._about_relay(attempt, attempt.replies):
+            stage = "Connection error" if reply.code == 421 else "Authentication unavailable"
+            raise RelayUnavailable(stage, str(reply), answers_mail=True)
         if self._outage:
             self._outage = None
             self.log.outage_ends()
 
-    def _session_lost(self, attempt: Attempt, recipients: tuple[str, ...], lost: SessionLost) -> None:
+    def _about_relay(self, attempt: Attempt, replies: dict[str, Reply]) -> Reply | None:
+        """The reply among these that every mail would get, if there is one."""
+        if attempt.mail.path in self._blamed:
+            return None
+        return next((reply for reply in replies.values() if policy.is_about_the_relay(reply)), None)
+
+    def _session_lost(self, attempt: Attempt, lost: SessionLost) -> None:
         self._drop_session()
-        attempt.replies |= lost.replies
         if self.stopping.is_set() and not lost.after_content:    # our own doing: no attempt
             if attempt.remainder:
                 attempt.remainder.drop()
             raise _STOPPED
+        attempt.lost = lost
+        attempt.replies |= lost.replies
         text = str(lost) + (" (the relay may have it: may arrive twice)" if lost.after_content else "")
-        for recipient in recipients:
+        for recipient in attempt.envelope.recipients:
             reply = attempt.replies.get(recipient)
-            if reply is None or policy.outcome_of(reply) is not Outcome.FAILED:
+            if reply is None or policy.outcome_of(reply) is Outcome.DELIVERED:
                 attempt.replies[recipient] = Reply("." if lost.after_content else "RCPT", 0, text)
-        self._prepare(attempt)
+        self._prepare_or_remember(attempt)
 
     def _added_header(self, attempt: Attempt) -> bytes:
         """The header field that goes in front of the message, if any."""
         attempt.message_id = message_id(attempt.mail)
-        if attempt.message_id or not self.settings.add_messageid:
+        if attempt.message_id is not None or not self.settings.add_messageid:
             return b""
         attempt.message_id = new_message_id(attempt.mail, self.settings.helo or own_name())
         return f"Message-Id: {attempt.message_id}\r\n".encode("ascii")
@@ -203,39 +315,117 @@ class Delivery:
 
     def _prepare(self, attempt: Attempt) -> None:
         """Put on disk what the replies so far call for: copies of what failed, the remainder of what is deferred."""
-        mail = attempt.mail
-        for label, commands in ((f"{mail.attempts + 1}", ("MAIL", "RCPT")), (f"{mail.attempts + 1}-data", ("DATA", "."))):
-            failed = [
-                recipient
+        self._give_up_on_expired(attempt)
+        for data, commands in ((False, ("MAIL", "RCPT")), (True, ("DATA", "."))):
+            failed = {
+                recipient: attempt.replies[recipient]
                 for recipient in attempt.recipients(Outcome.FAILED)
                 if recipient not in attempt.kept and attempt.replies[recipient].command in commands
-            ]
+            }
             if failed:
-                reasons = dict.fromkeys(str(attempt.replies[recipient]) for recipient in failed)
-                kept = spool.set_aside(mail, failed, " | ".join(reasons), label)
-                attempt.kept.update(dict.fromkeys(failed, kept))
-        deferred = attempt.recipients(Outcome.DEFERRED)
+                self._keep_failed(attempt, failed, attempt.label(data))
         if attempt.remainder:
             attempt.remainder.drop()
             attempt.remainder = None
-        if deferred:
-            attempt.next_at = policy.next_attempt(time.time(), self.settings.retry_s)
-            attempt.remainder = spool.draft_remainder(mail, deferred, attempt.next_at, str(attempt.replies[deferred[0]]))
+        deferred = {recipient: attempt.replies[recipient] for recipient in attempt.recipients(Outcome.DEFERRED)}
+        owed = {**attempt.owed, **deferred}
+        if owed:
+            attempt.next_at = self._next_attempt(attempt)
+            last = next((str(reply) for reply in owed.values() if reply), "")
+            attempt.remainder = spool.draft_remainder(
+                attempt.mail,
+                owed,
+                attempt.next_at,
+                attempts=attempt.number,
+                last_reply=last,
+                lost_sessions=attempt.mail.lost_sessions + (attempt.lost is not None),
+            )
 
-    def _settle(self, attempt: Attempt) -> None:
-        """The final reply is here: one call records it. If that fails, the mail is ours until it can be recorded."""
+    def _prepare_or_remember(self, attempt: Attempt) -> None:
+        """The same once the content is out: where the disk takes nothing, the mail must not simply be sent again."""
         try:
-            _record(attempt.mail, attempt.remainder)
+            self._prepare(attempt)
         except OSError as error:
-            self._unrecorded[attempt.mail.path] = (attempt.mail, attempt.remainder)
-            self.log.notice(f"{attempt.mail.path}: cannot be recorded, will try again: {error.strerror}")
+            attempt.prepared = False
+            self.log.notice(f"{attempt.mail.path}: {error.strerror or error}")
+
+    def _next_attempt(self, attempt: Attempt) -> float:
+        if not attempt.is_last and attempt.lost is None:
+            return time.time()    # the next group's turn is now
+        when = policy.late_attempt if attempt.lost and attempt.lost.after_content else policy.next_attempt
+        return when(time.time(), attempt.number, self.settings.retry_s, spool.LONGEST_DELAY_S)
+
+    def _give_up_on_expired(self, attempt: Attempt) -> None:
+        """A deferral becomes a failure when the mail has waited too long.
+
+        It takes a second attempt in this run of the daemon: after a long outage one temporary refusal is no reason.
+        """
+        identity = attempt.mail.identity
+        if identity not in self._deferred_here:
+            return
+        if policy.has_expired(time.time(), attempt.mail.queued_at, self.settings.max_age_s):
+            for recipient in attempt.recipients(Outcome.DEFERRED):
+                if attempt.replies[recipient].code or attempt.mail.lost_sessions >= _SUSPICIOUS:
+                    attempt.replies[recipient] = policy.expired(attempt.replies[recipient])
+
+    def _keep_failed(self, attempt: Attempt, failed: dict[str, Reply], label: str) -> None:
+        """The failure notice first, then the copy: where a crash makes us do it again, the copy tells that it was sent."""
+        mail = attempt.mail
+        kept = spool.failed_path(mail, label)
+        self._send_notice(attempt, failed, kept)
+        reasons = dict.fromkeys(str(reply) for reply in failed.values())
+        spool.set_aside(mail, failed, " | ".join(reasons), label, attempt.number)
+        attempt.kept.update(dict.fromkeys(failed, kept))
+
+    def _send_notice(self, attempt: Attempt, failed: dict[str, Reply], kept: Path) -> None:
+        if self.settings.bounce and attempt.envelope.sender and not kept.exists():
+            bounce.write(attempt.mail, attempt.envelope.sender, failed, kept.name, self.settings)
+
+    def _settle(self, attempt: Attempt) -> SpooledMail | None:
+        """The final reply is here: one call records it. If that fails, the mail is ours until it can be recorded.
+
+        Returns the mail that now stands in the old one's place, claimed, if anything is still owed.
+        """
+        mail = attempt.mail
+        self._blamed.discard(mail.path)
+        if attempt.remainder is None:
+            self._deferred_here.discard(mail.identity)
+        elif attempt.is_last or attempt.lost:
+            self._deferred_here.add(mail.identity)
+        try:
+            return self._record(attempt)
+        except OSError as error:
+            self._unrecorded[mail.path] = attempt
+            self.log.notice(f"{mail.path}: what became of it cannot be recorded, will try again: {error.strerror or error}")
+            return None
+
+    def _record(self, attempt: Attempt) -> SpooledMail | None:
+        if not attempt.prepared:
+            self._prepare(attempt)
+            attempt.prepared = True
+        self._unflushed.add(attempt.mail.path.parent)
+        if attempt.remainder:
+            return spool.postpone(attempt.mail, attempt.remainder)
+        spool.remove(attempt.mail)
+        return None
 
     def _record_late(self) -> None:
-        for path, (mail, remainder) in list(self._unrecorded.items()):
+        for path, attempt in list(self._unrecorded.items()):
             with suppress(OSError):
-                _record(mail, remainder)
-                mail.close()
+                renewed = self._record(attempt)
+                attempt.mail.close()
+                if renewed:
+                    renewed.close()
                 del self._unrecorded[path]
+
+    def _flush(self) -> None:
+        """What was removed and renamed since the last time is what a power cut could bring back."""
+        self._last_flush = time.monotonic()
+        directories, self._unflushed = self._unflushed, set()
+        if self.settings.fsync:
+            for directory in directories:
+                with suppress(OSError):
+                    spool.flush_directory(directory)
 
     # -- the session --
 
@@ -245,7 +435,7 @@ class Delivery:
         if self._session is None:
             self.connecting.set()
             try:
-                self._session = Session(self.settings)
+                self._session = self._connect()
             finally:
                 self.connecting.clear()
             self._sent_on_session = 0
@@ -253,6 +443,21 @@ class Delivery:
             raise _STOPPED
         self._sent_on_session += 1
         return self._session
+
+    def _connect(self) -> Session:
+        """A session with the relay that served last in this pass, else with the next one that can be used."""
+        hosts = self.settings.smtp_hosts
+        while True:
+            try:
+                return Session(hosts[self._relay], self.settings)
+            except RelayUnavailable:
+                if self.stopping.is_set() or not self._take_next_relay():
+                    raise
+
+    def _take_next_relay(self) -> bool:
+        """Whether there is another one to be tried in this pass."""
+        self._relay = min(self._relay + 1, len(self.settings.smtp_hosts))
+        return self._relay < len(self.settings.smtp_hosts)
 
     def _drop_session(self) -> None:
         if self._session:
@@ -282,20 +487,16 @@ class Delivery:
                 told_id = f"id={attempt.message_id} " if attempt.message_id else ""
                 self.log.delivered(recipients, f'{name} {told_id}reply="{reply}" {seconds:.3f}s')
             elif outcome is Outcome.DEFERRED:
-                facts = f"{name} attempt={attempt.mail.attempts + 1} next={stamp(attempt.next_at)}"
-                self.log.deferred(recipients, str(reply), facts)
+                self.log.deferred(recipients, str(reply), f"{name} attempt={attempt.number} next={stamp(attempt.next_at)}")
             else:
-                self.log.failed(recipients, str(reply), f"{name} kept as {_relative(attempt.kept[recipients[0]])}")
+                kept = attempt.kept.get(recipients[0])    # None: the disk does not take it now
+                self.log.failed(recipients, str(reply), f"{name} kept as {_relative(kept)}" if kept else name)
 
     def _unexpected(self, what: str) -> None:
         self.log.notice(f"{what}: unexpected error: {traceback.format_exc()}")
 
 
-def _record(mail: SpooledMail, remainder: Remainder | None) -> None:
-    if remainder:
-        spool.postpone(mail, remainder)
-    else:
-        spool.remove(mail)
+_STOPPED = RelayUnavailable("Connection error", "the daemon stops")
 
 
 def _relative(kept: Path) -> str:

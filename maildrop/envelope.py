@@ -39,7 +39,7 @@ class Envelope:
             else:
                 unusable.append(text)
         if not usable:
-            raise MalformedEnvelope(f"no usable recipient in {recipients!r}")
+            raise MalformedEnvelope(f"no usable recipient in {_shortened(recipients)!r}")
         return cls(parse_sender(sender), tuple(usable.values()), tuple(unusable))
 
 
@@ -52,7 +52,7 @@ def parse_sender(text: str) -> str:
     if first is None and not text.strip():
         return ""
     if first is None or first[1] and not is_address(first[1]):
-        raise MalformedEnvelope(f"no usable sender in {text!r}")
+        raise MalformedEnvelope(f"no usable sender in {_shortened(text)!r}")
     return first[1]
 
 
@@ -68,6 +68,10 @@ _LONGEST_ADDRESS = 500    # RFC 5321 4.5.3.1 asks for 256; the rest is for the r
 def is_address(text: str) -> bool:
     """Whether ``text`` is a bare address, with or without a domain, that can stand between ``<`` and ``>``."""
     return len(text) <= _LONGEST_ADDRESS and _ADDRESS.fullmatch(text) is not None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_ADDRESS else f"{text[:_LONGEST_ADDRESS]}..."
 
 
 def _identity(address: str) -> str:
@@ -99,7 +103,12 @@ def _addresses(text: str) -> Iterator[tuple[str, str]]:
         begin, position = position, token.end()
         special = token["special"]
         if token["comment"]:
-            position = _end_of_comment(text, position)
+            end = _end_of_comment(text, position)
+            if end is None:    # it would swallow whoever else stands there
+                yield from entry.found(text, begin)
+                yield text[begin:].strip(_BLANKS), text[begin:]
+                return
+            position = end
         elif special == ";" or special == "," and not entry.in_route:
             yield from entry.found(text, begin)
             entry = _Entry(position)
@@ -160,10 +169,10 @@ class _Entry:
         return "".join(pieces).strip(_BLANKS)
 
 
-def _end_of_comment(text: str, position: int) -> int:
+def _end_of_comment(text: str, position: int) -> int | None:
     depth = 1
     for part in _COMMENT_PART.finditer(text, position):
         depth += {"(": 1, ")": -1}.get(part[0], 0)
         if depth == 0:
             return part.end()
-    return len(text)
+    return None

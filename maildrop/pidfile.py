@@ -37,10 +37,10 @@ class PidFile:
             if self._is_at_path():
                 break
             os.close(self._descriptor)    # its last owner removed it between open and lock
-        if _is_unlocked_daemon(_read_pid(path)):
-            pid = _read_pid(path)
+        pid = _read_pid(path)
+        if _looks_like_2_3(pid):
             os.close(self._descriptor)
-            raise AlreadyRunning(_already(path, pid))
+            raise AlreadyRunning(f"{path} seems to be that of a daemon of version 2.3, process {pid}; stop it, or remove the file")
 
     def write(self) -> None:
         """Put this process's id into the file."""
@@ -83,8 +83,7 @@ def running_pid(path: Path) -> int | None:
             continue
         finally:
             os.close(descriptor)
-        pid = _read_pid(path)
-        return pid if _is_unlocked_daemon(pid) else None
+        return None
 
 
 def _read_pid(path: Path) -> int | None:
@@ -96,8 +95,8 @@ def _read_pid(path: Path) -> int | None:
     return int(text) or None if text.isdigit() else None
 
 
-def _is_unlocked_daemon(pid: int | None) -> bool:
-    """Whether that is a running daemon of version 2.3, which did not lock its pid file."""
+def _looks_like_2_3(pid: int | None) -> bool:
+    """Whether that may be a running daemon of version 2.3, which did not lock its pid file."""
     if pid is None or pid == os.getpid():
         return False
     try:

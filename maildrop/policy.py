@@ -53,6 +53,24 @@ def outcome_of(reply: Reply) -> Outcome:
     return Outcome.DEFERRED
 
 
-def next_attempt(now: float, retry_s: float) -> float:
-    """When a deferred recipient is tried again; times in seconds since the epoch."""
-    return now + retry_s
+def next_attempt(now: float, attempts: int, retry_s: float, longest_s: float) -> float:
+    """When a recipient that was deferred in the ``attempts``-th attempt is tried again: each time later, up to a limit.
+
+    Times are seconds since the epoch. Source: RFC 5321 section 4.5.4.1.
+    """
+    return now + min(retry_s * 2 ** min(attempts - 1, 30), longest_s)
+
+
+def late_attempt(now: float, attempts: int, retry_s: float, longest_s: float) -> float:
+    """The same for a mail that the relay may have taken over without saying so: a retry may make a second one of it."""
+    return next_attempt(now, attempts + 3, retry_s, longest_s)
+
+
+def has_expired(now: float, queued_at: float, max_age_s: float) -> bool:
+    """Whether a mail has waited so long that its sender has to be told (RFC 5321 4.5.4.1)."""
+    return now - queued_at > max_age_s
+
+
+def expired(last: Reply) -> Reply:
+    """What becomes of a deferral when the mail has expired (RFC 3463 3.5: X.4.7)."""
+    return Reply(last.command, 554, f"5.4.7 delivery time expired; last reply: {last}")

@@ -6,7 +6,10 @@ import re
 import smtplib
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
 from maildrop.envelope import Envelope
@@ -14,17 +17,21 @@ from maildrop.policy import Reply
 from maildrop.settings import Settings
 
 
+_QUIT_TIMEOUT_S = 5.0
+
+
 class RelayUnavailable(Exception):
     """The relay as a whole cannot be used now; says nothing about any mail.
 
     ``stage`` is what the log calls it: "Connection error", "TLS unavailable", "Authentication unavailable" or
-    "Authentication failed".
+    "Authentication failed". ``answers_mail``: it was said in reply to MAIL, so it may be about that sender after all.
     """
 
-    def __init__(self, stage: str, reason: str):
+    def __init__(self, stage: str, reason: str, answers_mail: bool = False):
         super().__init__(f"{stage}: {reason}")
         self.stage = stage
         self.reason = reason
+        self.answers_mail = answers_mail
 
 
 class SessionLost(Exception):
@@ -39,18 +46,102 @@ class SessionLost(Exception):
         self.replies: dict[str, Reply] = {}
 
 
+class _Client(smtplib.SMTP):
+    """smtplib's client with replies that have a limit: of time for the whole of one, of length, and of lines.
+
+    smtplib waits anew for each byte, so that a relay which drips them could hold it for ever.
+    """
+
+    _LONGEST_LINE = 4096    # RFC 5321 4.5.3.1.5 allows 512
+    _MOST_LINES = 500
+
+    def __init__(self, host: str, port: int, local_hostname: str, timeout_s: float):
+        self._received = b""
+        super().__init__(host, port, local_hostname, timeout_s)
+
+    def getreply(self) -> tuple[int, bytes]:
+        """The next reply: its code, and the text of its lines joined by LF.
+
+        Raises SMTPServerDisconnected, also for what is no reply; TimeoutError.
+        """
+        deadline = time.monotonic() + self.timeout
+        lines = []
+        while len(lines) < self._MOST_LINES:
+            line = self._line(deadline)
+            match = re.fullmatch(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", line, re.DOTALL)
+            if match is None:
+                raise smtplib.SMTPServerDisconnected(f"no SMTP reply: {printable(line[:200])}")
+            lines.append((match[3] or b"").strip())
+            if match[2] != b"-":
+                return int(match[1]), b"\n".join(lines)
+        raise smtplib.SMTPServerDisconnected("a reply without end")
+
+    def _line(self, deadline: float) -> bytes:
+        while b"\n" not in self._received:
+            if len(self._received) > self._LONGEST_LINE:
+                raise smtplib.SMTPServerDisconnected("a reply line without end")
+            if self.sock is None:
+                raise smtplib.SMTPServerDisconnected("Connection closed")
+            self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+            received = self.sock.recv(8192)
+            if not received:
+                raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
+            self._received += received
+        line, _, self._received = self._received.partition(b"\n")
+        return line.rstrip(b"\r")
+
+    def expect_silence(self) -> None:
+        """Make sure that every reply so far has been read: with one too many, the next ones would go to the wrong command.
+
+        Raises SMTPServerDisconnected if there is more.
+        """
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("Connection closed")
+        if not self._received:
+            self.sock.settimeout(0)
+            with suppress(BlockingIOError, ssl.SSLWantReadError):
+                self._received = self.sock.recv(8192)
+                if not self._received:
+                    raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
+        if self._received:
+            raise smtplib.SMTPServerDisconnected(f"unexpected: {printable(self._received[:200])}")
+
+    def putcmd(self, cmd: str, args: str = "") -> None:
+        self.expect_silence()
+        super().putcmd(cmd, args)
+
+    def send(self, data: bytes) -> None:    # type: ignore[override]
+        if self.sock is not None:
+            self.sock.settimeout(self.timeout)
+        super().send(data)
+
+    def starttls(self, *, context: ssl.SSLContext) -> tuple[int, bytes]:    # type: ignore[override]
+        """Raises SMTPServerDisconnected where the relay said more than its reply: what came before TLS is not believed."""
+        code, text = self.docmd("STARTTLS")
+        if code == 220:
+            if self._received:
+                raise smtplib.SMTPServerDisconnected("the relay sent more than its reply to STARTTLS")
+            self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
+            self.helo_resp = self.ehlo_resp = None
+            self.esmtp_features = {}
+            self.does_esmtp = False
+        return code, text
+
+
 class Session:
     """An open session, greeted, encrypted and logged in as the settings ask for.
 
     For each mail: ``offer`` its envelope, then ``transmit`` its content or ``withdraw`` it.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, host: str, settings: Settings):
         """Raises RelayUnavailable."""
         self._data_timeout_s = settings.data_timeout_s
         self._timeout_s = settings.timeout_s
         self._final_dot_is_out = False
-        self._smtp = _connect(settings)
+        self._was_cut = False
+        self._turning_point = threading.Lock()    # held while it is decided whether the final dot goes out
+        self._smtp = _connect(host, settings)
         try:
             self._ehlo()
             if settings.tls:
@@ -115,6 +206,8 @@ class Session:
             return replies
         options = self._mail_options(envelope, size)
         mail = self._command("MAIL", f"MAIL FROM:<{envelope.sender}>{options}")
+        if mail.code == 503:    # "bad sequence": it has not understood what went before, and speaks not of this mail
+            raise SessionLost(str(mail))
         if not 200 <= mail.code < 300:
             return replies | dict.fromkeys(recipients, mail)
         try:
@@ -127,9 +220,12 @@ class Session:
             raise
         return replies
 
-    def withdraw(self) -> None:
-        """Forget the mail offered last. Raises SessionLost."""
-        self._command("RSET", "RSET")
+    def withdraw(self) -> bool:
+        """Make the relay forget the mail offered last. False if the session cannot be used any more; never raises."""
+        try:
+            return self._command("RSET", "RSET").code == 250
+        except SessionLost:
+            return False
 
     def transmit(self, content: Iterator[bytes]) -> Reply:
         """Send the message for the recipients that were accepted; the reply is for all of them.
@@ -143,24 +239,29 @@ class Session:
         if reply.code != 354:
             return reply
         try:
+            self._smtp.expect_silence()
             chunks = wire_format(content)
             last = next(chunks)
             for chunk in chunks:
                 self._smtp.send(last)
                 last = chunk
-            self._final_dot_is_out = True
+            with self._turning_point:
+                if self._was_cut:
+                    raise SessionLost("cut")
+                self._smtp.expect_silence()    # a reply before its time is not the one to this mail
+                self._final_dot_is_out = True
             self._smtp.send(last)
-            self._socket().settimeout(self._data_timeout_s)
-            reply = self._reply(".")
-            self._socket().settimeout(self._timeout_s)
-            return reply
+            self._smtp.timeout = self._data_timeout_s
+            return self._reply(".")
         except (smtplib.SMTPException, OSError) as error:
             raise SessionLost(_reason(error), after_content=self._final_dot_is_out) from error
         finally:
             self._final_dot_is_out = False
+            self._smtp.timeout = self._timeout_s
 
     def quit(self) -> None:
-        """End the session; never raises."""
+        """End the session; never raises, and does not wait long."""
+        self._smtp.timeout = min(self._timeout_s, _QUIT_TIMEOUT_S)
         try:
             self._smtp.quit()
         except (smtplib.SMTPException, OSError, ValueError):
@@ -172,12 +273,12 @@ class Session:
 
     def cut(self) -> None:
         """Break the session off from another thread, unless the relay may already have a whole mail."""
-        sock = self._smtp.sock
-        if sock is not None and not self._final_dot_is_out:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        with self._turning_point:
+            sock = self._smtp.sock
+            if sock is not None and not self._final_dot_is_out:
+                self._was_cut = True
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _speakable(self, envelope: Envelope) -> tuple[list[str], dict[str, Reply]]:
         """The recipients that can be named to this relay, and our own reply for those that cannot (RFC 6531 3.2)."""
@@ -203,6 +304,7 @@ class Session:
 
     def _command(self, verb: str, line: str) -> Reply:
         try:
+            self._smtp.expect_silence()
             self._smtp.send(line.encode("utf-8") + b"\r\n")
             return self._reply(verb)
         except (smtplib.SMTPException, OSError) as error:
@@ -210,21 +312,13 @@ class Session:
 
     def _reply(self, verb: str) -> Reply:
         code, text = self._smtp.getreply()
-        if not 200 <= code < 600:
-            raise SessionLost(f"no SMTP reply: {printable(text)}", after_content=verb == ".")
         return Reply(verb, code, printable(text))
 
-    def _socket(self) -> socket.socket:
-        if self._smtp.sock is None:
-            raise smtplib.SMTPServerDisconnected("Connection closed")
-        return self._smtp.sock
 
-
-def _connect(settings: Settings) -> smtplib.SMTP:
-    where = f"{settings.smtp_host}:{settings.smtp_port}"
-    name = settings.helo or own_name()
+def _connect(host: str, settings: Settings) -> _Client:
+    where = f"{host}:{settings.smtp_port}"
     try:
-        smtp = smtplib.SMTP(settings.smtp_host, settings.smtp_port, name, settings.timeout_s)
+        smtp = _Client(host, settings.smtp_port, settings.helo or own_name(), settings.timeout_s)
         smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)    # type: ignore[union-attr]
         return smtp
     except (smtplib.SMTPException, OSError, ValueError) as error:

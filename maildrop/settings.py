@@ -36,7 +36,7 @@ class Settings:
     var: Path
     pid_file: Path
     log_file: Path
-    smtp_host: str
+    smtp_hosts: tuple[str, ...]    # tried in this order
     smtp_port: int
     interval_s: float
     debug: bool
@@ -49,10 +49,13 @@ class Settings:
     add_messageid: bool
     supervised: bool
     retry_s: float
+    max_age_s: float
+    bounce: bool
     timeout_s: float
     data_timeout_s: float
     helo: str    # "": this host's name
     spool_mode: int
+    fsync: bool
     warnings: tuple[str, ...] = ()    # what is odd in the file, a sentence each
 
     @property
@@ -123,6 +126,13 @@ def _paths(value: Any) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(_path(part) for part in parts))
 
 
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = tuple(part.strip() for part in _filled_text(value).split(";") if part.strip())
+    if not hosts or re.search(r"\s", "".join(hosts)):
+        raise ValueError("the name of a host, or several split by ;")
+    return hosts
+
+
 def _number(kind: type, least: float, most: float, wanted: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         try:
@@ -176,7 +186,7 @@ KEYS = {
         Key("MAILDROP_VAR", "var", None, _path),
         Key("MAILDROP_PID_FILE", "pid_file", None, _path),
         Key("MAILDROP_LOG_FILE", "log_file", None, _path),
-        Key("SMTP_HOST", "smtp_host", "localhost", _filled_text, required=True),
+        Key("SMTP_HOST", "smtp_hosts", ("localhost",), _hosts, required=True),
         Key("SMTP_PORT", "smtp_port", 25, _number(int, 1, 65535, "a port, 1 to 65535"), required=True),
         Key("MAILDROP_INTERVAL", "interval_s", 120.0, _some_seconds, required=True),
         Key("DEBUG", "debug", False, _flag),
@@ -189,9 +199,12 @@ KEYS = {
         Key("ADD_MESSAGEID", "add_messageid", False, _flag),
         Key("SUPERVISED_DAEMON", "supervised", False, _flag),
         Key("MAILDROP_RETRY", "retry_s", 300.0, _number(float, 0, LONGEST_DELAY_S, "0 to 14400 seconds")),
+        Key("MAILDROP_MAX_AGE", "max_age_s", 432000.0, _seconds),
+        Key("MAILDROP_BOUNCE", "bounce", False, _flag),
         Key("MAILDROP_TIMEOUT", "timeout_s", 60.0, _some_seconds),
         Key("MAILDROP_DATA_TIMEOUT", "data_timeout_s", 600.0, _some_seconds),
         Key("MAILDROP_HELO", "helo", "", _text),
+        Key("MAILDROP_FSYNC", "fsync", True, _flag),
         Key("MAILDROP_SPOOL_MODE", "spool_mode", 0o600, _mode),
     )
 }

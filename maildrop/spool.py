@@ -34,6 +34,10 @@ Steps, and what a crash in the midst of one leaves behind:
   ``tmp/`` that nobody holds; ``clean`` removes it.
 * remove: unlink ``NAME``; one call.
 
+What a step relies on is on the disk before it: a mail and its directory before the lock goes, a copy in ``failed/`` and its
+directory before the mail changes. Removals and renames in the spool itself are flushed by whoever makes many of them, now
+and then: a power cut may send those mails twice, and loses none.
+
 A file whose name was not made here, without a lock, is left alone until it has not changed for two seconds: other programs
 may still be writing it. Directories, dot-files, links, sockets, FIFOs and devices are no mails.
 """
@@ -53,10 +57,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from maildrop.envelope import Envelope
+from maildrop.envelope import Envelope, MalformedEnvelope, parse_sender
 
 LOCK_SUFFIX = ".lck"
 FAILED = "failed"
@@ -129,9 +134,11 @@ def make_directory(path: Path, mode: int) -> None:
 class Draft:
     """A mail of our own, from its first byte to the end of its lock."""
 
-    def __init__(self, path: Path, mode: int = 0o600):
+    def __init__(self, path: Path, mode: int = 0o600, durable: bool = True):
+        """``durable``: whether ``flush`` and ``publish`` make sure that the mail survives a power cut."""
         self.path = path
         self.mode = mode
+        self.durable = durable
 
     def write(self, sender: str, recipients: str, content: bytes, notes: Mapping[str, str] | None = None) -> None:
         """Put the mail in the spool, locked. ``notes``: further envelope lines.
@@ -155,6 +162,25 @@ class Draft:
             lock.unlink()
             raise
 
+    def flush(self) -> None:
+        """Put the mail's bytes on the disk; its directory is the caller's. Raises OSError."""
+        if self.durable:
+            _flush(self.path)
+
+    def publish(self) -> None:
+        """Let the mail go and have it on the disk when this returns. Raises OSError; then nothing of it is left."""
+        try:
+            self.flush()
+            if self.durable:
+                flush_directory(self.path.parent)
+            self.release()
+        except OSError:
+            self.discard()
+            raise
+        if self.durable:
+            with suppress(OSError):    # the mail is due: too late for an error
+                flush_directory(self.path.parent)
+
     def release(self) -> None:
         """Take the lock away: from now on the mail is due."""
         lock_path(self.path).unlink(missing_ok=True)
@@ -165,8 +191,21 @@ class Draft:
         lock_path(self.path).unlink(missing_ok=True)
 
 
+def flush_directory(directory: Path) -> None:
+    """Put the names in a directory on the disk: what was created, renamed and removed there. Raises OSError."""
+    _flush(directory)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _create(path: Path, mode: int) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     if mode & 0o077:    # what the umask may have taken away
         os.fchmod(descriptor, mode)
     return descriptor
@@ -205,7 +244,7 @@ def scan(directory: Path, now: float) -> Scan:
     due: list[tuple[int, str]] = []
     unsettled = False
     for entry in entries:
-        if not _is_mail(entry, names):
+        if entry.name + LOCK_SUFFIX in names or not _may_be_mail(entry):
             continue
         try:
             status = entry.stat(follow_symlinks=False)
@@ -222,23 +261,23 @@ def count(directory: Path) -> int:
     """How many mails are in a spool, locked and deferred ones included; 0 where there is no such directory."""
     try:
         with os.scandir(directory) as listing:
-            return sum(_is_mail(entry, set()) for entry in listing)
+            return sum(_may_be_mail(entry) for entry in listing)
     except FileNotFoundError:
         return 0
 
 
-def _is_mail(entry: os.DirEntry[str], names: set[str]) -> bool:
+def _may_be_mail(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or entry.name.endswith(LOCK_SUFFIX):
         return False
-    return entry.name + LOCK_SUFFIX not in names and entry.is_file(follow_symlinks=False)
+    return entry.is_file(follow_symlinks=False)
 
 
 def _is_settled(name: str, status: os.stat_result, now: float) -> bool:
-    return _OUR_NAME.fullmatch(name) is not None or not 0 <= now - status.st_ctime < SETTLED_S
+    return _OUR_NAME.fullmatch(name) is not None or abs(now - status.st_ctime) >= SETTLED_S
 
 
 def _time_has_come(status: os.stat_result, now: float) -> bool:
-    return status.st_mtime <= now or status.st_mtime > now + LONGEST_DELAY_S
+    return status.st_mtime <= now or status.st_mtime > now + LONGEST_DELAY_S    # more was not set by a daemon
 
 
 # -- reading --
@@ -250,17 +289,20 @@ class SpooledMail:
     ``content_start`` and ``content_size`` say where in ``stream`` the message lies; ``envelope`` is who gets it.
     """
 
-    def __init__(self, path: Path, stream: BinaryIO, lines: list[tuple[str, str]], status: os.stat_result):
+    def __init__(self, path: Path, stream: BinaryIO, lines: list[tuple[str, str]], durable: bool):
         self.path = path
         self.stream = stream
-        self.status = status
+        self.durable = durable    # whether what is recorded of it has to survive a power cut
+        self.status = status = os.fstat(stream.fileno())
         self.content_start = stream.tell()
         self.content_size = status.st_size - self.content_start
         self._lines = lines
         notes = dict(lines)
         self.queued_at = _parse_time(notes.get("Queued", ""), status.st_mtime)
-        self.attempts = int(notes["Attempts"]) if re.fullmatch(r"\s*[0-9]{1,6}\s*", notes.get("Attempts", "")) else 0
-        self._sender, self._recipients = notes.get("From", ""), notes["To"]
+        self.attempts = _parse_count(notes.get("Attempts", ""))
+        self.lost_sessions = _parse_count(notes.get("Lost-Sessions", ""))
+        self.recipients_text = notes["To"]    # as it stands there
+        self._sender_text = notes.get("From", "")
 
     @property
     def identity(self) -> str:
@@ -279,7 +321,14 @@ class SpooledMail:
         """
         if self.content_size <= 0:
             raise MalformedMail("no message behind the envelope")
-        return Envelope.parse(self._sender, self._recipients)
+        return Envelope.parse(self._sender_text, self.recipients_text)
+
+    def read_sender(self) -> str:
+        """Who hears of a failure: "" for nobody, also where there is no usable sender."""
+        try:
+            return parse_sender(self._sender_text)
+        except MalformedEnvelope:
+            return ""
 
     def content(self) -> Iterator[bytes]:
         """The message in chunks. Raises OSError if the file has become shorter."""
@@ -304,10 +353,10 @@ class SpooledMail:
         return [("To", merged.pop("To")), *merged.items()]
 
     def names_path(self) -> bool:
-        """Whether the mail's path still leads to this very file."""
+        """Whether the mail's path still leads to this very file. Raises OSError where that cannot be told."""
         try:
             there = os.stat(self.path, follow_symlinks=False)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return (there.st_dev, there.st_ino) == (self.status.st_dev, self.status.st_ino)
 
@@ -321,8 +370,8 @@ class SpooledMail:
         self.close()
 
 
-def claim(path: Path, now: float) -> SpooledMail:
-    """Take a mail that is due at ``now``, so that no other process sends it.
+def claim(path: Path, now: float, durable: bool = True) -> SpooledMail:
+    """Take a mail that is due at ``now`` (infinity: whenever it is due), so that no other process sends it.
 
     Raises SpoolBusy, NotAMail, or OSError where the file cannot be read.
     """
@@ -335,8 +384,12 @@ def claim(path: Path, now: float) -> SpooledMail:
         status = os.fstat(stream.fileno())
         if not (_time_has_come(status, now) and _is_settled(path.name, status, now)):
             raise SpoolBusy(f"{path} is deferred")
-        mail = SpooledMail(path, stream, _read_envelope_lines(stream), status)
-        if not mail.names_path() or os.path.lexists(lock_path(path)):    # replaced or locked since it was listed
+        mail = SpooledMail(path, stream, _read_envelope_lines(stream), durable)
+        if (mail.status.st_size, mail.status.st_ctime_ns) != (status.st_size, status.st_ctime_ns):
+            raise SpoolBusy(f"{path} is being written")
+        # Since it was listed it may have been locked, replaced or moved. An abort removes the mail before the lock: if there
+        # is no lock now, and then the mail is still there, it is not being aborted.
+        if os.path.lexists(lock_path(path)) or not mail.names_path():
             raise SpoolBusy(f"{path} was locked or moved")
         return mail
     except BaseException:
@@ -397,6 +450,10 @@ def _format_time(seconds: float, form: str = "%Y-%m-%dT%H:%M:%S.%f+00:00") -> st
     return datetime.fromtimestamp(seconds, timezone.utc).strftime(form)
 
 
+def _parse_count(text: str) -> int:
+    return int(text) if re.fullmatch(r"\s*[0-9]{1,6}\s*", text) else 0
+
+
 def _parse_time(text: str, otherwise: float) -> float:
     try:
         seconds = datetime.fromisoformat(text.strip()).timestamp()
@@ -408,12 +465,14 @@ def _parse_time(text: str, otherwise: float) -> float:
 # -- recording an attempt --
 
 
-class Remainder:
-    """A mail's next version, complete in ``tmp/``, for the recipients who still wait for it."""
+class TmpMail:
+    """A mail that is complete in ``tmp/`` and waits to be renamed to where it belongs."""
 
-    def __init__(self, path: Path, stream: BinaryIO):
+    def __init__(self, path: Path, stream: BinaryIO, lines: list[tuple[str, str]], durable: bool):
         self.path = path
-        self._stream = stream    # open as long as it is needed: its flock keeps ``clean`` off
+        self._stream = stream    # open as long as it is needed: its flock keeps ``clean`` off, and later is the claim
+        self._lines = lines
+        self._durable = durable
 
     def close(self) -> None:
         self._stream.close()
@@ -423,25 +482,38 @@ class Remainder:
         self.path.unlink(missing_ok=True)
         self.close()
 
+    def as_mail(self, path: Path) -> SpooledMail:
+        """The claimed mail that it has become at ``path``."""
+        self._stream.seek(0)
+        _read_envelope_lines(self._stream)
+        return SpooledMail(path, self._stream, self._lines, self._durable)
 
-def draft_remainder(mail: SpooledMail, recipients: Iterable[str], due_at: float, last_reply: str) -> Remainder:
-    """Prepare the mail's next version: only these recipients, one attempt more, due at ``due_at``."""
+
+def draft_remainder(
+    mail: SpooledMail, recipients: Iterable[str], due_at: float, attempts: int, last_reply: str, lost_sessions: int = 0
+) -> TmpMail:
+    """Prepare the mail's next version: only these recipients, so many attempts, due at ``due_at``."""
     changes = {
         "To": ", ".join(recipients),
         "Queued": _format_time(mail.queued_at),
-        "Attempts": str(mail.attempts + 1),
+        "Attempts": str(attempts),
         "Last-Reply": last_reply,
     }
-    return _copy(mail, changes, due_at)
+    if lost_sessions:
+        changes["Lost-Sessions"] = str(lost_sessions)
+    return _copy(mail, mail.lines_with(changes), due_at)
 
 
-def postpone(mail: SpooledMail, remainder: Remainder) -> None:
-    """Put the remainder in the mail's place: one call, which also ends the claim."""
-    if mail.names_path():
-        os.rename(remainder.path, mail.path)
-    else:    # taken away or replaced by somebody while it was on its way
-        remainder.path.unlink()
-    remainder.close()
+def postpone(mail: SpooledMail, remainder: TmpMail) -> SpooledMail | None:
+    """Put the remainder in the mail's place: one call. Returns the new mail, claimed; the old claim still has to be closed.
+
+    None where the mail was taken away or replaced by somebody while it was on its way: then nothing is changed.
+    """
+    if not mail.names_path():
+        remainder.drop()
+        return None
+    os.rename(remainder.path, mail.path)
+    return remainder.as_mail(mail.path)
 
 
 def remove(mail: SpooledMail) -> None:
@@ -450,38 +522,98 @@ def remove(mail: SpooledMail) -> None:
         mail.path.unlink(missing_ok=True)
 
 
-def set_aside(mail: SpooledMail, recipients: Iterable[str] | None, reason: str, label: str) -> Path:
-    """Keep a copy for these recipients (None: the list as it is) in ``failed/``, and say where.
+def failed_path(mail: SpooledMail, label: str) -> Path:
+    """Where ``set_aside`` keeps what failed. ``label`` tells the failures of one mail apart.
 
-    ``label`` names the attempt and the command that was refused: the same failure always gets the same name, so doing it
-    again after a crash changes nothing.
+    The same failure always gets the same name, so that setting it aside again after a crash changes nothing.
     """
-    changes = {"Queued": _format_time(mail.queued_at), "Attempts": str(mail.attempts + 1), "Failed": reason}
+    return mail.path.parent / FAILED / f"{mail.identity}.{label}"
+
+
+def set_aside(
+    mail: SpooledMail, recipients: Iterable[str] | None, reason: str, label: str, attempts: int | None = None
+) -> Path:
+    """Keep a copy for these recipients (None: the list as it is) in ``failed/``; on the disk when this returns its path.
+
+    ``attempts``: how many there were, if not just one more than the mail knows of.
+    """
+    changes = {"Queued": _format_time(mail.queued_at), "Attempts": str(attempts or mail.attempts + 1), "Failed": reason}
     if recipients is not None:
         changes["To"] = ", ".join(recipients)
-    kept = mail.path.parent / FAILED / f"{mail.identity}.{label}"
-    copy = _copy(mail, changes, time.time())
+    kept = failed_path(mail, label)
+    copy = _copy(mail, mail.lines_with(changes), time.time())
     os.rename(copy.path, kept)
     copy.close()
+    if mail.durable:
+        flush_directory(kept.parent)
     return kept
 
 
-def _copy(mail: SpooledMail, changes: Mapping[str, str], mtime: float) -> Remainder:
-    """A new file in ``tmp/`` with the mail's content, mode and owner, and other envelope lines."""
-    path = mail.path.parent / TMP / f"{new_name()}"
-    stream = os.fdopen(_create(path, stat.S_IMODE(mail.status.st_mode)), "wb")
+def add_whole(beside: SpooledMail, name: str, sender: str, recipients: str, content: bytes) -> None:
+    """Put another mail into the spool of ``beside``, complete and due in one step, unless one of that name is there.
+
+    Its bytes and its name are on the disk when this returns. Raises OSError.
+    """
+    path = _spool_of(beside.path) / name
+    if path.exists():
+        return
+    new = _new_file(beside, [("To", recipients), ("From", sender)], [content], time.time())
+    os.rename(new.path, path)
+    new.close()
+    if beside.durable:
+        flush_directory(path.parent)
+
+
+def renew(mail: SpooledMail) -> Path:
+    """Make a mail due now that was deferred or has failed, as if it had never been tried. Returns its path.
+
+    A failed mail is cleared first and then moved by one rename: at no time are there two of it.
+    """
+    notes = ("Queued", "Attempts", "Last-Reply", "Lost-Sessions", "Failed")
+    lines = [(key, value) for key, value in mail.lines_with({}) if key not in notes]
+    copy = _copy(mail, lines, time.time())
+    renewed = postpone(mail, copy)
+    if renewed is None:
+        raise SpoolBusy(f"{mail.path} was moved")
+    with renewed:
+        if mail.path.parent.name != FAILED:
+            return mail.path
+        path = mail.path.parent.parent / new_name()
+        os.rename(mail.path, path)
+        if mail.durable:
+            flush_directory(path.parent)
+        return path
+
+
+def _spool_of(path: Path) -> Path:
+    """The spool that a mail, waiting or failed, belongs to."""
+    return path.parent.parent if path.parent.name == FAILED else path.parent
+
+
+def _copy(mail: SpooledMail, lines: list[tuple[str, str]], mtime: float) -> TmpMail:
+    """A new file in ``tmp/`` with the mail's content and these envelope lines; its bytes on the disk."""
+    return _new_file(mail, lines, mail.content(), mtime)
+
+
+def _new_file(beside: SpooledMail, lines: list[tuple[str, str]], content: Iterable[bytes], mtime: float) -> TmpMail:
+    """A complete mail in ``tmp/``, with mode and owner of the mail ``beside`` it; its bytes on the disk."""
+    path = _spool_of(beside.path) / TMP / new_name()
+    stream = os.fdopen(_create(path, stat.S_IMODE(beside.status.st_mode)), "w+b")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        if mail.status.st_uid != os.geteuid() or mail.status.st_gid != os.getegid():
+        if beside.status.st_uid != os.geteuid() or beside.status.st_gid != os.getegid():
             with suppress(PermissionError):
-                os.fchown(stream.fileno(), mail.status.st_uid, mail.status.st_gid)
-        mail.stream.seek(mail.content_start)
-        stream.write(_format_envelope(mail.lines_with(changes), mail.stream.read(2)))
-        for chunk in mail.content():
+                os.fchown(stream.fileno(), beside.status.st_uid, beside.status.st_gid)
+        chunks = iter(content)
+        first = next(chunks, b"")
+        stream.write(_format_envelope(lines, first[:2]))
+        for chunk in chain([first], chunks):
             stream.write(chunk)
         stream.flush()
         os.utime(stream.fileno(), (mtime, mtime))
-        return Remainder(path, stream)
+        if beside.durable:
+            os.fsync(stream.fileno())
+        return TmpMail(path, stream, lines, beside.durable)
     except BaseException:
         path.unlink(missing_ok=True)
         stream.close()

@@ -63,21 +63,28 @@ def _makeTempPath(spool_path):
 
 # -- settings --
 
-_cache = {}    # config path -> (what the file was when it was read, Settings)
+_cache = {}    # config path -> (what the file was when it was read, its last good settings or None, what is wrong with it)
 
 
 def _read_config(path):
-    """The settings of a config file, read again only if the file has changed. Raises SettingsError."""
+    """The settings of a config file, and what is wrong with it ("": nothing). It is read again only if it has changed.
+
+    A file that has become wrong or is gone leaves the settings it had before; None if there are none.
+    """
     try:
         status = os.stat(path)
+        state = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    state = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-    known, settings = _cache.get(path, (None, None))
+        state = error.errno
+    known, settings, problem = _cache.get(path, ("never", None, ""))
     if known != state:
-        settings = maildrop_settings.load(path)
-        _cache[path] = state, settings
-    return settings
+        try:
+            settings, problem = maildrop_settings.load(path), ""
+        except SettingsError as error:
+            problem = str(error)
+            LOG.warning("A config file cannot be used: %s", problem)
+        _cache[path] = state, settings, problem
+    return settings, problem
 
 
 class _Setting:
@@ -118,7 +125,7 @@ class MaildropHost(MailHost):
         {"label": "Maildrop Log", "action": "manage_log"},
     ) + MailHost.manage_options[1:]
 
-    smtp_host = _Setting(lambda settings: settings.smtp_host)
+    smtp_host = _Setting(lambda settings: ";".join(settings.smtp_hosts))
     smtp_port = _Setting(lambda settings: settings.smtp_port)
 
     debug = _Setting(lambda settings: "On" if settings.debug else "Off")
@@ -134,8 +141,8 @@ class MaildropHost(MailHost):
     def __allow_access_to_unprotected_subobjects__(self, name, value=None):
         # Every mail host shows its relay to Scripts and templates; the other settings are for those who may configure it.
         # (A security declaration does not serve here: Zope would deny plain strings and numbers to everybody.)
-        setting = getattr(type(aq_base(self)), name, None)
-        if isinstance(setting, _Setting) and not name.startswith("smtp_"):
+        setting = getattr(type(aq_base(self)), name, None) if isinstance(name, str) else None
+        if name == "config_path" or isinstance(setting, _Setting) and not name.startswith("smtp_"):
             return bool(getSecurityManager().checkPermission(change_configuration, self))
         return True
 
@@ -202,14 +209,13 @@ class MaildropHost(MailHost):
     @security.private
     def _find_settings(self):
         # The settings in use, and what is wrong with them. A missing or wrong file keeps neither Zope from starting nor
-        # this object from loading: the default file serves; None where that cannot be read either.
+        # this object from loading: what it said before serves, else the default file; None where there is neither.
         problems = []
         for path in dict.fromkeys((self.getConfigPath(), DEFAULT_CONFIG_PATH)):
-            try:
-                return _read_config(path), "; ".join(problems)
-            except SettingsError as error:
-                problems.append(str(error))
-                _warn_once(str(error))
+            settings, problem = _read_config(path)
+            problems += [problem] if problem else []
+            if settings is not None:
+                return settings, "; ".join(problems)
         return None, "; ".join(problems)
 
     @security.private
@@ -247,12 +253,16 @@ class MaildropHost(MailHost):
     def getLog(self, max_bytes=50000):
         """The newest text of the daemon's log, at most ``max_bytes`` bytes of it, in whole lines; "" without a log."""
         path = self.maildrop_log_file
-        if not os.path.isfile(path):
-            return ""
-        with open(path, "rb") as log:
-            begin = max(0, os.fstat(log.fileno()).st_size - max(0, int(max_bytes)))
-            log.seek(begin)
-            text = log.read(max(0, int(max_bytes)))
+        most = max(0, int(max_bytes))
+        try:
+            if not os.path.isfile(path):
+                return ""
+            with open(path, "rb") as log:
+                begin = max(0, os.fstat(log.fileno()).st_size - most)
+                log.seek(begin)
+                text = log.read(most)
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
         if begin and b"\n" in text:    # the first line is most likely cut
             text = text.partition(b"\n")[2]
         return text.decode("utf-8", "replace")
@@ -262,7 +272,10 @@ class MaildropHost(MailHost):
     @security.protected(change_configuration)
     def queueLength(self):
         """How many mails are in the spool, locked and deferred ones included."""
-        return spool.count(Path(self.spool))
+        try:
+            return spool.count(Path(self.spool))
+        except OSError as error:
+            return f"n/a - {self.spool}: {error.strerror}"
 
     @security.protected(change_configuration)
     def queueThreadAlive(self):
@@ -295,21 +308,13 @@ class MaildropHost(MailHost):
         try:
             spool.make_directory(directory, settings.directory_mode)
             email = kind(mfrom, settings.debug_receiver or mto, body, _makeTempPath(directory))
-            email._mode = settings.spool_mode
+            email._mode, email._durable = settings.spool_mode, settings.fsync
             email.send()
         except OSError as error:
             raise MaildropHostError(f"The mail cannot be written to {directory}: {error.strerror}") from error
 
 
 InitializeClass(MaildropHost)
-
-_warned = set()
-
-
-def _warn_once(problem):
-    if problem not in _warned:
-        _warned.add(problem)
-        LOG.warning("A config file cannot be used, the default one serves: %s", problem)
 
 
 # -- mails --
@@ -321,6 +326,7 @@ class Email:
     """
 
     _mode = 0o600
+    _durable = True
 
     def __init__(self, mfrom, mto, body, temp_path):
         """``mto``: a str or a sequence of them; ``body``: str or bytes, header fields first."""
@@ -330,14 +336,17 @@ class Email:
         self._tempfile = str(temp_path)
 
     def send(self):
-        """Write the mail; it is due when this returns. Raises OSError."""
-        self._write().release()
+        """Write the mail; it is due and on the disk when this returns. Raises OSError."""
+        self._write().publish()
 
     def _write(self, **notes):
-        draft = spool.Draft(Path(self._tempfile), self._mode)
+        if self.body is None:
+            raise ValueError("this mail has been sent already")
+        draft = spool.Draft(Path(self._tempfile), self._mode, self._durable)
         content = self.body if isinstance(self.body, bytes) else self.body.encode("utf-8", "surrogateescape")
         draft.write(self.m_from, self.m_to, content, notes)
-        self.m_to = self.m_from = self.body = ""    # it may be large, and is on disk now
+        self.m_to = self.m_from = ""
+        self.body = None    # it may be large, and is on disk now
         return draft
 
 

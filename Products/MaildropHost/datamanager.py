@@ -11,6 +11,8 @@ import transaction
 from transaction.interfaces import IDataManagerSavepoint, ISavepointDataManager
 from zope.interface import implementer
 
+from maildrop.spool import flush_directory
+
 LOG = logging.getLogger("MaildropHost")
 
 
@@ -63,6 +65,7 @@ class MailDataManager:
     def __init__(self, watch):
         self._watch = watch
         self._drafts = []
+        self._flushed = 0    # how many of them, from the first on, are on the disk
         self.identity = f"{_writer(os.getpid())} {uuid.uuid4().hex}"    # goes into the envelope of each mail
         self.sealed = False    # no more mails: the transaction is over, or about to be
 
@@ -86,13 +89,22 @@ class MailDataManager:
                 LOG.exception("A mail of an aborted transaction stays locked in the spool: %s", draft.path)
         del self._drafts[number:]
 
+    def _flush(self):
+        # All that can fail has to fail by the vote; each directory is flushed once, however many mails there are.
+        drafts, self._flushed = self._drafts[self._flushed :], len(self._drafts)
+        for draft in drafts:
+            draft.flush()
+        for directory in {draft.path.parent for draft in drafts if draft.durable}:
+            flush_directory(directory)
+
     def tpc_begin(self, txn):
         pass
 
-    def commit(self, txn):
-        pass
+    def commit(self, txn):    # called for all managers before the first votes
+        self._flush()
 
     def tpc_vote(self, txn):
+        self._flush()    # what others sent while they committed
         self.sealed = True
 
     def tpc_finish(self, txn):

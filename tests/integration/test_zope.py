@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from support.config_file import write_config
 from support.daemon import MaildropDaemon
+from support.ports import free_port
 from support.relay_server import RelayServer
 from support.spooling import files_in, read_mails
-from support.zope_site import ZopeSite, free_port
+from support.zope_site import ZopeSite
 
 CONTENT = '''
 import sys

@@ -21,7 +21,8 @@ from aiosmtpd.handlers import Mailbox
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.config_file import write_config    # noqa: E402
-from support.zope_site import ZopeSite, free_port    # noqa: E402
+from support.ports import free_port    # noqa: E402
+from support.zope_site import ZopeSite    # noqa: E402
 
 SCRIPTS = Path(__file__).parents[2] / "maildrop" / "bin"
 PATIENCE_S = 30

@@ -41,6 +41,6 @@ def _is_unlocked_mail(path: Path) -> bool:
 def _read(path: Path) -> tuple[str, tuple[str, ...], bytes]:
     with open(path, "rb") as stream:
         lines = spool._read_envelope_lines(stream)
-        mail = spool.SpooledMail(path, stream, lines, path.stat())
+        mail = spool.SpooledMail(path, stream, lines, durable=False)
         envelope = mail.read_envelope()
         return envelope.sender, envelope.recipients, b"".join(mail.content())

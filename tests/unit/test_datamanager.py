@@ -1,10 +1,13 @@
 """What becomes of a transaction's mails in every way a transaction can go."""
 
+import os
 import threading
 
 import pytest
 import transaction
 from support.spooling import MODULE, files_in, make_host, read_mails
+
+from maildrop import spool
 
 
 @pytest.fixture
@@ -243,3 +246,131 @@ def test_eight_threads_commit_at_the_same_time(tmp_path):
     assert failures == []
     assert sorted(subjects(tmp_path)) == sorted(f"Subject: {n}-{c}" for n in range(8) for c in range(25))
     assert len(files_in(tmp_path / "spool")) == 200
+
+
+# -- durability --
+
+
+@pytest.fixture
+def flushes(monkeypatch):
+    """What was flushed so far, in this order: "mail" for each mail, the name of a directory otherwise."""
+    told = []
+    flush = spool._flush
+
+    def flushing(path):
+        told.append(path.name if path.is_dir() else "mail")
+        flush(path)
+
+    monkeypatch.setattr(spool, "_flush", flushing)
+    return told
+
+
+def test_each_mail_is_flushed_in_the_commit_and_its_directory_once(host, flushes):
+    for number in range(7):
+        send(host, f"{number}")
+    assert flushes == []
+    transaction.commit()
+    assert flushes == ["mail"] * 7 + ["spool"]
+
+
+def test_all_is_flushed_before_any_manager_votes(host, flushes):
+    seen = []
+    early = Resource(key="\0 first of all")
+    early.tpc_vote = lambda txn: seen.extend(flushes)
+    transaction.get().join(early)
+    send(host, "x")
+    transaction.commit()
+    assert seen == ["mail", "spool"]
+
+
+def test_each_of_several_directories_is_flushed_once(host, tmp_path, flushes):
+    others = [make_host(tmp_path / name, MAILDROP_SPOOL=tmp_path / name) for name in ("one", "two")]
+    for each in (host, *others) * 3:
+        send(each, "x")
+    transaction.commit()
+    assert flushes[:9] == ["mail"] * 9
+    assert sorted(flushes[9:]) == ["one", "spool", "two"]
+
+
+def test_a_mail_that_was_rolled_back_is_not_flushed(host, flushes):
+    send(host, "kept")
+    savepoint = transaction.savepoint()
+    send(host, "rolled back")
+    savepoint.rollback()
+    transaction.commit()
+    assert flushes == ["mail", "spool"]
+
+
+def test_what_others_send_while_they_commit_is_flushed_by_the_vote(host, tmp_path, flushes):
+    late = Resource(key="~~ after the mails")
+    late.commit = lambda txn: send(host, "late")
+    transaction.get().join(late)
+    send(host, "early")
+    transaction.commit()
+    assert flushes == ["mail", "spool", "mail", "spool"]
+    assert sorted(subjects(tmp_path)) == ["Subject: early", "Subject: late"]
+
+
+@pytest.mark.parametrize("failing", ["the mail", "the directory"])
+def test_a_flush_that_fails_aborts_the_transaction_and_leaves_nothing(host, tmp_path, monkeypatch, failing):
+    def fails(path):
+        if path.is_dir() == (failing == "the directory"):
+            raise OSError(5, "Input/output error")
+
+    database = Resource()
+    finished = []
+    database.tpc_finish = finished.append
+    transaction.get().join(database)
+    send(host, "one")
+    send(host, "two")
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "_flush", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            transaction.commit()
+    transaction.abort()
+    assert finished == []
+    assert files_in(tmp_path / "spool") == []
+    send(host, "three")
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: three"]
+
+
+def test_nothing_is_flushed_where_the_config_says_so(tmp_path, flushes):
+    transaction.abort()
+    for transactional in (True, False):
+        host = make_host(tmp_path, transactional=transactional, MAILDROP_FSYNC=0)
+        send(host, "quick")
+        transaction.commit()
+    assert flushes == []
+    assert subjects(tmp_path) == ["Subject: quick"] * 2
+
+
+def test_only_the_directories_of_mails_that_have_to_last_are_flushed(host, tmp_path, flushes):
+    quick = make_host(tmp_path / "quick", MAILDROP_SPOOL=tmp_path / "quick", MAILDROP_FSYNC=0)
+    send(host, "durable")
+    send(quick, "quick")
+    transaction.commit()
+    assert flushes == ["mail", "spool"]
+
+
+def test_a_non_transactional_mail_is_flushed_with_its_directory_before_send_returns(tmp_path, flushes):
+    send(make_host(tmp_path, transactional=False), "at once")
+    assert flushes.count("mail") == 1
+    assert flushes[-1] == "spool"
+
+
+def test_a_non_transactional_mail_that_cannot_be_flushed_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
+    def fails(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(spool, "_flush", fails)
+    with pytest.raises(MODULE.MaildropHostError, match="Input/output error"):
+        send(make_host(tmp_path, transactional=False), "never")
+    assert files_in(tmp_path / "spool") == []
+
+
+def test_a_large_transaction_keeps_no_file_open(host):
+    before = set(os.listdir("/dev/fd"))
+    for number in range(50):
+        send(host, f"{number}")
+    assert set(os.listdir("/dev/fd")) == before

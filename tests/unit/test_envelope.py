@@ -31,7 +31,6 @@ def recipients(text):
         ("ann@example.org (Ann, of <b@c>)", ["ann@example.org"]),
         ("(first (nested) one) ann@example.org", ["ann@example.org"]),
         ("ann@example.org (an odd \\) one), bob@example.org", ["ann@example.org", "bob@example.org"]),
-        ("ann@example.org (never closed, bob@example.org", ["ann@example.org"]),
         ("friends: ann@example.org, Bob <bob@example.org>;", ["ann@example.org", "bob@example.org"]),
         ("a: ann@example.org; b: bob@example.org;", ["ann@example.org", "bob@example.org"]),
         ("nobody:;, ann@example.org", ["ann@example.org"]),
@@ -145,6 +144,42 @@ def test_what_is_no_address_is_told_as_it_stood_there(text, unusable):
     envelope = Envelope.parse("", f"bob@example.org, {text}")
     assert envelope.recipients == ("bob@example.org",)
     assert "".join(envelope.unusable) == unusable
+
+
+@pytest.mark.parametrize(
+    ("text", "usable", "unusable"),
+    [
+        ("ann@x.test (never closed, bob@x.test", ["ann@x.test"], "(never closed, bob@x.test"),
+        ("Ann <ann@x.test> (her, bob@x.test", ["ann@x.test"], "(her, bob@x.test"),
+        ("ann@x.test, bob@x.test, (one (two) jo@x.test, eve@x.test ", ["ann@x.test", "bob@x.test"],
+         "(one (two) jo@x.test, eve@x.test"),
+        ("ann@x.test,\t(jo@x.test \\)", ["ann@x.test"], "(jo@x.test \\)"),
+        ("ann@x.test (", ["ann@x.test"], "("),
+    ],
+)
+def test_what_stands_behind_an_unclosed_bracket_is_told_and_not_swallowed(text, usable, unusable):
+    envelope = Envelope.parse("", text)
+    assert envelope.recipients == tuple(usable)
+    assert envelope.unusable == (unusable,)
+
+
+def test_a_list_that_is_all_in_an_unclosed_bracket_is_malformed_and_told():
+    with pytest.raises(MalformedEnvelope, match="bob@x.test"):
+        Envelope.parse("", "(ann@x.test, bob@x.test")
+
+
+@pytest.mark.parametrize("text", ["(ann@x.test", "ann@x.test <(never closed"])
+def test_a_sender_behind_an_unclosed_bracket_is_malformed(text):
+    with pytest.raises(MalformedEnvelope, match="no usable sender"):
+        parse_sender(text)
+
+
+def test_an_error_tells_no_more_of_a_text_than_an_address_may_be_long():
+    for parse in (parse_sender, lambda text: Envelope.parse("", text)):
+        with pytest.raises(MalformedEnvelope) as caught:
+            parse("a b " * 10_000)
+        assert len(str(caught.value)) < 600
+        assert str(caught.value).endswith("...'")
 
 
 def test_what_is_no_address_does_not_hide_what_follows():

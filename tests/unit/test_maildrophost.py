@@ -5,7 +5,11 @@ import pickle
 
 import pytest
 import transaction
+from AccessControl import Unauthorized
 from AccessControl.Permissions import change_configuration
+from AccessControl.SecurityManagement import newSecurityManager, noSecurityManager
+from AccessControl.ZopeGuards import guarded_getattr
+from AccessControl.users import nobody, system
 from Products.MailHost.interfaces import IMailHost
 from Products.MailHost.MailHost import MailHost
 from support.config_file import SHIPPED, write_config
@@ -203,8 +207,8 @@ def test_manage_make_changes_sets_title_mode_and_config_path_and_ignores_the_res
 
 @pytest.mark.parametrize(
     "name",
-    ["getConfigPath", "setConfigPath", "addConfigPath", "getCandidateConfigPaths", "manage_makeChanges", "isTransactional",
-     "getLog", "manage_main", "manage_log", "queueLength"],
+    ["getConfigPath", "setConfigPath", "addConfigPath", "getCandidateConfigPaths", "manage_makeChanges",
+     "isTransactional", "getLog", "manage_main", "manage_log", "queueLength"],
 )
 def test_what_tells_or_changes_the_configuration_is_protected(name):
     assert getattr(MaildropHost, f"{name}__roles__").__name__ == change_configuration
@@ -322,3 +326,155 @@ def test_what_other_software_asks_of_a_queue_is_answered_for_the_spool(tmp_path)
     assert host.queueLength() == 1
     with pytest.raises(MODULE.MaildropHostError):
         host.manage_restartQueueThread()
+
+
+# -- what becomes of the settings when the file goes wrong --
+
+
+@pytest.mark.parametrize("happens", ["wrong", "poor", "gone", "a directory"])
+def test_a_file_that_goes_wrong_while_zope_runs_leaves_the_settings_it_had(tmp_path, happens):
+    host = make_host(tmp_path, transactional=False, SMTP_HOST="mail.example.org")
+    assert (host.smtp_host, host.getConfigProblem()) == ("mail.example.org", "")
+    config = tmp_path / "config"
+    if happens in ("gone", "a directory"):
+        config.unlink()
+    if happens == "a directory":
+        config.mkdir()
+    if happens in ("wrong", "poor"):
+        config.write_text('SMTP_HOST="x"\nSMTP_PORT=oops\n' if happens == "wrong" else 'SMTP_HOST="x"\n')
+    for _ in range(2):
+        assert (host.smtp_host, host.spool) == ("mail.example.org", str(tmp_path / "spool"))
+        assert str(config) in host.getConfigProblem()
+    host.send("x", mto="ann@example.org", mfrom="zoe@example.org")
+    assert len(read_mails(tmp_path / "spool")) == 1
+
+
+def test_a_file_that_is_mended_is_used_again(tmp_path):
+    host = make_host(tmp_path, SMTP_HOST="old.example.org")
+    assert host.smtp_host == "old.example.org"
+    (tmp_path / "config").write_text("SMTP_PORT=oops\n")
+    assert host.smtp_host == "old.example.org"
+    write_config(tmp_path / "config", MAILDROP_HOME=tmp_path, SMTP_HOST="new.example.org")
+    assert (host.smtp_host, host.getConfigProblem()) == ("new.example.org", "")
+
+
+def test_a_wrong_file_is_read_and_told_once_and_not_for_each_setting(tmp_path, monkeypatch, caplog):
+    host = make_host(tmp_path)
+    (tmp_path / "config").write_text("SMTP_PORT=oops\n")
+    read = []
+    load = MODULE.maildrop_settings.load
+    monkeypatch.setattr(MODULE.maildrop_settings, "load", lambda path: (read.append(str(path)), load(path))[1])
+    for _ in range(5):
+        host.smtp_host, host.spool, host.getConfigProblem()
+    assert read.count(str(tmp_path / "config")) == 1
+    assert len([record for record in caplog.records if "cannot be used" in record.getMessage()]) == 1
+
+
+def test_the_last_good_settings_of_one_file_are_not_those_of_another(tmp_path):
+    good = make_host(tmp_path / "good", SMTP_HOST="good.example.org")
+    bad = make_host(tmp_path / "bad")
+    (tmp_path / "bad" / "config").write_text("SMTP_PORT=oops\n")
+    assert (good.smtp_host, bad.smtp_host) == ("good.example.org", "localhost")
+
+
+def test_several_relays_are_shown_as_the_file_has_them(tmp_path):
+    host = make_host(tmp_path, SMTP_HOST="a.example.org; b.example.org")
+    assert host.smtp_host == "a.example.org;b.example.org"
+
+
+# -- who may see what --
+
+
+@pytest.fixture
+def anybody():
+    """As in a Script that an anonymous visitor runs."""
+    newSecurityManager(None, nobody)
+    yield
+    noSecurityManager()
+
+
+def test_a_script_of_anybody_sees_the_relay_and_no_other_setting(tmp_path, anybody):
+    host = make_host(tmp_path, SMTP_HOST="mail.example.org", SMTP_PORT=2525)
+    assert guarded_getattr(host, "smtp_host") == "mail.example.org"
+    assert guarded_getattr(host, "smtp_port") == 2525
+    shown = [name for name, value in vars(MaildropHost).items() if isinstance(value, MODULE._Setting)]
+    for name in {"config_path", *shown} - {"smtp_host", "smtp_port"}:
+        with pytest.raises(Unauthorized):
+            guarded_getattr(host, name)
+
+
+def test_a_manager_may_see_the_config_path(tmp_path):
+    host = make_host(tmp_path)
+    newSecurityManager(None, system)
+    try:
+        assert guarded_getattr(host, "config_path") == str(tmp_path / "config")
+        assert guarded_getattr(host, "login") == "(not set)"
+    finally:
+        noSecurityManager()
+
+
+# -- a mail is sent once --
+
+
+@pytest.mark.parametrize("kind", ["Email", "TransactionalEmail"])
+def test_sending_a_mail_twice_is_an_error_and_makes_no_second_mail(tmp_path, kind):
+    email = getattr(MODULE, kind)("zoe@example.org", "ann@example.org", "Subject: x\n\nx", str(tmp_path / "1"))
+    email.send()
+    with pytest.raises(ValueError, match="sent already"):
+        email.send()
+    transaction.commit()
+    assert read_mails(tmp_path) == [("zoe@example.org", ("ann@example.org",), b"Subject: x\n\nx")]
+    with pytest.raises(ValueError, match="sent already"):
+        email.send()
+    assert files_in(tmp_path) == ["1"]
+
+
+def test_a_mail_that_could_not_be_written_can_be_sent_again(tmp_path):
+    email = MODULE.Email("zoe@example.org", "ann@example.org", "Subject: x\n\nx", str(tmp_path / "spool" / "1"))
+    with pytest.raises(FileNotFoundError):
+        email.send()
+    (tmp_path / "spool").mkdir()
+    email.send()
+    assert read_mails(tmp_path / "spool") == [("zoe@example.org", ("ann@example.org",), b"Subject: x\n\nx")]
+
+
+# -- a log that cannot be read --
+
+
+def test_a_log_that_cannot_be_read_says_so_in_its_place(tmp_path, monkeypatch):
+    host = make_host(tmp_path)
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "maildrop.log").write_text("secret\n")
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(MODULE, "open", refuse, raising=False)
+    assert host.getLog() == f"{tmp_path / 'var' / 'maildrop.log'} cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "dangling link"])
+def test_what_is_no_log_file_is_shown_as_none(tmp_path, kind):
+    log = tmp_path / "var" / "maildrop.log"
+    log.parent.mkdir()
+    if kind == "directory":
+        log.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(log)
+    else:
+        log.symlink_to("nowhere")
+    assert make_host(tmp_path).getLog() == ""
+
+
+@pytest.mark.parametrize("max_bytes", [0, -5, "20"])
+def test_any_number_of_bytes_may_be_asked_of_the_log(tmp_path, max_bytes):
+    host = make_host(tmp_path)
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "maildrop.log").write_text("first line\nsecond line\n")
+    assert host.getLog(max_bytes) in ("", "second line\n")
+
+
+def test_a_spool_that_cannot_be_listed_is_told_in_place_of_its_length(tmp_path):
+    host = make_host(tmp_path)
+    (tmp_path / "spool").write_text("no directory")
+    assert host.queueLength() == f"n/a - {tmp_path / 'spool'}: Not a directory"

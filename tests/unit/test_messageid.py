@@ -76,11 +76,12 @@ def test_a_new_message_id_is_well_formed_whatever_the_file_is_called(spool_direc
         assert re.fullmatch(r"<[A-Za-z0-9._+-]{1,150}@zope\.example\.org>", new_message_id(mail, "zope.example.org"))
 
 
-@pytest.mark.parametrize("name", [spool.new_name(), "a stranger's"])
+@pytest.mark.parametrize("name", ["20261122T140005.000001-0123abcd", "a stranger's"])
 def test_a_mail_gets_the_same_new_message_id_in_every_attempt(spool_directory, name):
     with claimed(spool_directory, b"Subject: x\n\n", name) as mail:
         first = new_message_id(mail, "h")
-        spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER - 60, "451 later"))
+        remainder = spool.draft_remainder(mail, ["ann@example.org"], LATER - 60, attempts=1, last_reply="451 later")
+        spool.postpone(mail, remainder).close()
     with spool.claim(spool_directory / name, LATER) as mail:
         assert mail.attempts == 1
         assert new_message_id(mail, "h") == first

@@ -124,15 +124,27 @@ def test_a_stale_file_with_our_own_id_is_no_daemon(path):
 
 
 @has_proc
-def test_a_daemon_of_version_2_3_that_does_not_hold_its_file_is_found(path):
+def test_what_may_be_a_daemon_of_version_2_3_is_not_doubled_and_not_taken_for_ours(path):
     with process("/opt/maildrop/maildrop.py", "config") as pid:
         path.write_text(f"{pid}")
-        assert running_pid(path) == pid
-        with pytest.raises(AlreadyRunning, match=f"process {pid}"):
+        assert running_pid(path) is None    # it may be any process that got the id since: nobody should end it
+        with pytest.raises(AlreadyRunning, match=f"version 2.3, process {pid}; stop it, or remove the file"):
             PidFile(path)
         assert path.read_text() == f"{pid}"
     assert running_pid(path) is None
     PidFile(path).remove()
+
+
+@has_proc
+def test_a_refusal_for_a_daemon_of_version_2_3_leaves_the_file_to_be_taken_over(path):
+    with process("/opt/maildrop/maildrop.py", "config") as pid:
+        path.write_text(f"{pid}")
+        before = set(os.listdir("/dev/fd"))
+        with pytest.raises(AlreadyRunning):
+            PidFile(path)
+        assert set(os.listdir("/dev/fd")) == before
+        path.unlink()
+        PidFile(path).remove()
 
 
 def test_a_file_that_somebody_looks_at_for_a_moment_is_waited_for(path, monkeypatch):

@@ -111,7 +111,7 @@ def test_a_file_with_the_required_keys_only_gets_the_default_of_every_other_key(
         var=Path("/srv/maildrop/var"),
         pid_file=Path("/srv/maildrop/var/maildrop.pid"),
         log_file=Path("/srv/maildrop/var/maildrop.log"),
-        smtp_host="mail.example.org",
+        smtp_hosts=("mail.example.org",),
     )
     assert dataclasses.replace(load(tmp_path), warnings=()) == expected
 
@@ -125,7 +125,9 @@ def test_a_file_with_the_required_keys_only_gets_the_default_of_every_other_key(
         ('MAILDROP_VAR="/var/lib/maildrop"', "var", Path("/var/lib/maildrop")),
         ('MAILDROP_PID_FILE="/run/m.pid"', "pid_file", Path("/run/m.pid")),
         ('MAILDROP_LOG_FILE="/var/log/m.log"', "log_file", Path("/var/log/m.log")),
-        ('SMTP_HOST=" relay.example.org "', "smtp_host", "relay.example.org"),
+        ('SMTP_HOST=" relay.example.org "', "smtp_hosts", ("relay.example.org",)),
+        ('SMTP_HOST="b.example.org; a.example.org ;;b;"', "smtp_hosts", ("b.example.org", "a.example.org", "b")),
+        ('SMTP_HOST="::1"', "smtp_hosts", ("::1",)),
         ("SMTP_PORT=65535", "smtp_port", 65535),
         ('SMTP_PORT="587"', "smtp_port", 587),
         ("MAILDROP_INTERVAL=0.5", "interval_s", 0.5),
@@ -147,6 +149,12 @@ def test_a_file_with_the_required_keys_only_gets_the_default_of_every_other_key(
         ("SUPERVISED_DAEMON=1", "supervised", True),
         ("MAILDROP_RETRY=600", "retry_s", 600.0),
         ("MAILDROP_RETRY=0", "retry_s", 0.0),
+        ("MAILDROP_MAX_AGE=86400", "max_age_s", 86400.0),
+        ("MAILDROP_MAX_AGE=0", "max_age_s", 0.0),
+        ("MAILDROP_BOUNCE=1", "bounce", True),
+        ("MAILDROP_BOUNCE=False", "bounce", False),
+        ("MAILDROP_FSYNC=0", "fsync", False),
+        ('MAILDROP_FSYNC="1"', "fsync", True),
         ("MAILDROP_TIMEOUT=5", "timeout_s", 5.0),
         ("MAILDROP_DATA_TIMEOUT=1200", "data_timeout_s", 1200.0),
         ('MAILDROP_HELO="zope.example.org"', "helo", "zope.example.org"),
@@ -178,6 +186,9 @@ def test_a_value_is_checked_and_turned_into_the_type_of_its_field(tmp_path, line
         ("MAILDROP_LOG_FILE", "1"),
         ("SMTP_HOST", '" "'),
         ("SMTP_HOST", "127"),
+        ("SMTP_HOST", '" ; "'),
+        ("SMTP_HOST", '"a.example.org b.example.org"'),
+        ("SMTP_HOST", '"a.example.org;b .example.org"'),
         ("SMTP_PORT", "0"),
         ("SMTP_PORT", "65536"),
         ("SMTP_PORT", "25.5"),
@@ -196,6 +207,11 @@ def test_a_value_is_checked_and_turned_into_the_type_of_its_field(tmp_path, line
         ("MAILDROP_LOGIN", "7"),
         ("WAIT_INTERVAL", '"-1"'),
         ("ADD_MESSAGEID", '"-1"'),
+        ("MAILDROP_RETRY", '"-1"'),
+        ("MAILDROP_MAX_AGE", '"-1"'),
+        ("MAILDROP_MAX_AGE", '"5d"'),
+        ("MAILDROP_BOUNCE", '"yes"'),
+        ("MAILDROP_FSYNC", "0.5"),
         ("MAILDROP_TIMEOUT", "0"),
         ("MAILDROP_DATA_TIMEOUT", "0.0"),
         ("MAILDROP_HELO", "1"),
@@ -331,7 +347,7 @@ def test_a_group_that_may_read_mails_may_use_the_directories_and_read_the_log(tm
 
 def test_a_retry_that_the_spool_would_take_for_no_delay_is_refused(tmp_path):
     four_hours = load(tmp_path, f"MAILDROP_RETRY={spool.LONGEST_DELAY_S}")
-    assert policy.next_attempt(0, four_hours.retry_s) <= spool.LONGEST_DELAY_S
+    assert policy.next_attempt(0, 1, four_hours.retry_s, spool.LONGEST_DELAY_S) <= spool.LONGEST_DELAY_S
     assert "MAILDROP_RETRY" in error_of(tmp_path, f"MAILDROP_RETRY={spool.LONGEST_DELAY_S + 1}")
 
 

@@ -1,3 +1,5 @@
+import errno
+import math
 import os
 import random
 import resource
@@ -37,6 +39,14 @@ def due_names(directory, now=LATER):
 
 def claimed(directory, content, name="a mail"):
     return spool.claim(add(directory, name, content), LATER)
+
+
+def draft_remainder(mail, recipients, due_at, last_reply):
+    return spool.draft_remainder(mail, recipients, due_at, attempts=mail.attempts + 1, last_reply=last_reply)
+
+
+def postpone(mail, recipients, due_at, last_reply):
+    spool.postpone(mail, draft_remainder(mail, recipients, due_at, last_reply)).close()
 
 
 def message_of(mail):
@@ -785,7 +795,7 @@ def test_an_identity_stays_the_same_in_all_attempts(spool_directory):
         for _ in range(3):
             with spool.claim(path, LATER) as mail:
                 identities.add(mail.identity)
-                spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER - number, "later"))
+                postpone(mail, ["ann@example.org"], LATER - number, "later")
         assert len(identities) == 1
 
 
@@ -797,7 +807,7 @@ def test_a_postponed_mail_is_the_same_for_fewer_recipients_and_due_later(spool_d
     head = b"##To:ann@x, bob@x, Jo <jo@x>\n##From:Zoe <zoe@x>\n##Queued:2026-11-22T14:00:05+00:00\n"
     path = add(spool_directory, content=head + message)
     with spool.claim(path, LATER) as mail:
-        spool.postpone(mail, spool.draft_remainder(mail, ["bob@x", "jo@x"], LATER + 300, "451 4.3.0 try\nlater"))
+        postpone(mail, ["bob@x", "jo@x"], LATER + 300, "451 4.3.0 try\nlater")
     assert path.stat().st_mtime == LATER + 300
     assert files_below(spool_directory) == ["a mail"]
     assert path.read_bytes() == (
@@ -813,7 +823,7 @@ def test_a_mail_can_be_postponed_again_and_again(spool_directory):
     for attempts in range(5):
         with spool.claim(path, LATER) as mail:
             assert (mail.attempts, mail.queued_at) == (attempts, 1000)
-            spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER - 5, f"45{attempts} later"))
+            postpone(mail, ["ann@example.org"], LATER - 5, f"45{attempts} later")
     with spool.claim(path, LATER) as mail:
         assert message_of(mail) == MESSAGE
     assert path.read_bytes().count(b"##Last-Reply:") == 1
@@ -825,7 +835,7 @@ def test_a_postponed_message_is_kept_byte_for_byte(spool_directory, message):
     path = add(spool_directory, content=HEAD + b"##Content:\n" + message)
     for _ in range(2):
         with spool.claim(path, LATER) as mail:
-            spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER - 5, "later"))
+            postpone(mail, ["ann@example.org"], LATER - 5, "later")
     with spool.claim(path, LATER) as mail:
         assert message_of(mail) == message
         assert mail.read_envelope().recipients == ("ann@example.org",)
@@ -835,7 +845,7 @@ def test_a_postponed_mail_keeps_unknown_lines_of_its_envelope(spool_directory):
     lines = b"##X-Tag:a:b ##c\n##no colon\n##X-Tag:last\n##Transaction:17\n"
     path = add(spool_directory, content=HEAD + lines + MESSAGE)
     with spool.claim(path, LATER) as mail:
-        spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER, "later"))
+        postpone(mail, ["ann@example.org"], LATER, "later")
     kept = path.read_bytes().splitlines()
     assert kept[:2] == [b"##To:ann@example.org", b"##From:bob@example.org"]
     assert {b"##X-Tag:last", b"##no colon:", b"##Transaction:17"} <= set(kept)
@@ -846,7 +856,7 @@ def test_to_is_the_first_line_again_wherever_its_last_one_was(spool_directory):
     path = add(spool_directory, content=b"##To:a@x\n##X:1\n##To:b@x\n" + MESSAGE)
     with spool.claim(path, LATER) as mail:
         assert mail.lines_with({})[0] == ("To", "b@x")
-        spool.postpone(mail, spool.draft_remainder(mail, ["b@x"], LATER, "later"))
+        postpone(mail, ["b@x"], LATER, "later")
     assert path.read_bytes().startswith(b"##To:b@x\n##X:1\n")
 
 
@@ -857,7 +867,7 @@ def test_a_postponed_mail_keeps_its_mode(spool_directory, set_umask, mode, umask
     path.chmod(mode)
     set_umask(umask)
     with spool.claim(path, LATER) as mail:
-        spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER, "later"))
+        postpone(mail, ["ann@example.org"], LATER, "later")
     assert mode_of(path) == mode
 
 
@@ -867,21 +877,38 @@ def test_a_postponed_mail_keeps_its_owner(spool_directory):
     os.chown(path, 12345, 23456)
     path.chmod(0o640)
     with spool.claim(path, LATER) as mail:
-        spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER, "later"))
+        postpone(mail, ["ann@example.org"], LATER, "later")
     assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (12345, 23456, 0o640)
 
 
-def test_postponing_ends_the_claim(spool_directory):
+def test_postponing_hands_the_claim_over_to_the_new_mail(spool_directory):
+    path = add(spool_directory, content=HEAD + b"##Content:\n##x\n\nbody")
+    with spool.claim(path, LATER) as mail:
+        remainder = draft_remainder(mail, ["jo@example.org"], LATER, "451 later")
+        with pytest.raises(SpoolBusy):
+            spool.claim(path, LATER)
+        with spool.postpone(mail, remainder) as renewed:
+            mail.close()
+            with pytest.raises(SpoolBusy):
+                spool.claim(path, LATER)
+            assert (renewed.path, renewed.attempts, renewed.identity) == (path, 1, mail.identity)
+            assert renewed.read_envelope().recipients == ("jo@example.org",)
+            assert message_of(renewed) == b"##x\n\nbody"
+            assert renewed.names_path()
+    spool.claim(path, LATER).close()
+
+
+def test_a_mail_that_is_closed_without_its_remainder_can_be_claimed_again(spool_directory):
     path = add(spool_directory)
     with spool.claim(path, LATER) as mail:
-        spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER, "later"))
-        spool.claim(path, LATER).close()
+        draft_remainder(mail, ["ann@example.org"], LATER, "later").drop()
+    spool.claim(path, LATER).close()
 
 
 def test_a_draft_of_the_remainder_leaves_the_mail_as_it_is(spool_directory):
     path = add(spool_directory)
     with spool.claim(path, LATER) as mail:
-        remainder = spool.draft_remainder(mail, ["ann@example.org"], LATER, "later")
+        remainder = draft_remainder(mail, ["ann@example.org"], LATER, "later")
         assert remainder.path.parent == spool_directory / "tmp"
         assert path.read_bytes() == HEAD + MESSAGE
         assert due_names(spool_directory) == ["a mail"]
@@ -893,11 +920,11 @@ def test_a_mail_that_was_replaced_on_its_way_is_not_overwritten(spool_directory)
     path = add(spool_directory)
     with spool.claim(path, LATER) as mail:
         assert mail.names_path()
-        remainder = spool.draft_remainder(mail, ["ann@example.org"], LATER, "later")
+        remainder = draft_remainder(mail, ["ann@example.org"], LATER, "later")
         path.unlink()
         add(spool_directory, content=b"another's")
         assert not mail.names_path()
-        spool.postpone(mail, remainder)
+        assert spool.postpone(mail, remainder) is None
     assert path.read_bytes() == b"another's"
     assert files_below(spool_directory) == ["a mail"]
 
@@ -905,9 +932,9 @@ def test_a_mail_that_was_replaced_on_its_way_is_not_overwritten(spool_directory)
 def test_a_mail_that_was_taken_away_on_its_way_does_not_come_back(spool_directory):
     path = add(spool_directory)
     with spool.claim(path, LATER) as mail:
-        remainder = spool.draft_remainder(mail, ["ann@example.org"], LATER, "later")
+        remainder = draft_remainder(mail, ["ann@example.org"], LATER, "later")
         path.unlink()
-        spool.postpone(mail, remainder)
+        assert spool.postpone(mail, remainder) is None
     assert files_below(spool_directory) == []
 
 
@@ -915,7 +942,7 @@ def test_nothing_is_left_of_a_remainder_that_cannot_be_written(spool_directory):
     path = add(spool_directory, content=HEAD + b"x" * 200_000)
     with spool.claim(path, LATER) as mail:
         with no_file_larger_than(100_000), pytest.raises(OSError):
-            spool.draft_remainder(mail, ["ann@example.org"], LATER, "later")
+            draft_remainder(mail, ["ann@example.org"], LATER, "later")
         with no_file_larger_than(100_000), pytest.raises(OSError):
             spool.set_aside(mail, None, "why", "1")
     assert files_below(spool_directory) == ["a mail"]
@@ -927,7 +954,7 @@ def test_a_mail_with_an_impossible_time_in_its_envelope_can_be_recorded_too(spoo
     path = add(spool_directory, content=HEAD + f"##Queued:{queued}\n".encode() + MESSAGE)
     with spool.claim(path, LATER) as mail:
         assert spool.set_aside(mail, None, "why", "1").exists()
-        spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER, "later"))
+        postpone(mail, ["ann@example.org"], LATER, "later")
     with spool.claim(path, LATER) as mail:
         assert mail.attempts == 1
 
@@ -945,7 +972,7 @@ def test_a_file_with_an_impossible_time_can_be_recorded_too(mtime):
         spool.make_spool(path.parent, 0o700)
         with spool.claim(path, LATER) as mail:
             assert spool.set_aside(mail, None, "why", "1").exists()
-            spool.postpone(mail, spool.draft_remainder(mail, ["ann@example.org"], LATER, "later"))
+            postpone(mail, ["ann@example.org"], LATER, "later")
         spool.claim(path, LATER).close()
 
 
@@ -993,7 +1020,7 @@ def test_a_copy_for_nobody_in_particular_keeps_the_list_as_it_is(spool_directory
     assert kept.read_bytes().startswith(b'##To:not an address, "x\n##From:zoe@x\n')
 
 
-@pytest.mark.parametrize("name", [spool.new_name(), "a stranger's"])
+@pytest.mark.parametrize("name", ["20261122T140005.000001-0123abcd", "a stranger's"])
 def test_setting_the_same_failure_aside_again_changes_nothing(spool_directory, name):
     path = add(spool_directory, name)
     kept = []
@@ -1039,7 +1066,7 @@ def test_what_a_dead_process_left_is_removed_when_it_is_two_seconds_old(spool_di
 
 def test_what_somebody_holds_is_not_removed(spool_directory, set_clock):
     with claimed(spool_directory, HEAD + MESSAGE) as mail:
-        remainder = spool.draft_remainder(mail, ["ann@example.org"], LATER, "later")
+        remainder = draft_remainder(mail, ["ann@example.org"], LATER, "later")
     set_clock(LATER)
     spool.clean(spool_directory)
     assert remainder.path.exists()
@@ -1068,3 +1095,414 @@ def test_there_may_be_nothing_to_clean(tmp_path):
     spool.make_spool(tmp_path / "spool", 0o700)
     spool.clean(tmp_path / "spool")
     assert (tmp_path / "spool" / "tmp").is_dir()
+
+
+# -- making sure that it is on the disk --
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """What was flushed so far: names below the spool, "." for the spool itself; flushing is still done."""
+    told = []
+    flush = spool._flush
+
+    def flushing(path):
+        told.append(path.name)
+        flush(path)
+
+    monkeypatch.setattr(spool, "_flush", flushing)
+    return told
+
+
+def fails(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_published_mail_is_due_and_was_flushed_before_its_lock_went(spool_directory, monkeypatch):
+    steps = []
+    flush, release = spool._flush, Draft.release
+    monkeypatch.setattr(spool, "_flush", lambda path: (steps.append(path.name), flush(path)))
+    monkeypatch.setattr(Draft, "release", lambda draft: (steps.append("release"), release(draft)))
+    draft = Draft(spool_directory / "m")
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    assert steps == []
+    draft.publish()
+    assert steps == ["m", "spool", "release", "spool"]
+    assert files_below(spool_directory) == ["m"]
+
+
+def test_flushing_a_draft_changes_nothing_on_disk(spool_directory, flushed):
+    draft = Draft(spool_directory / "m")
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    draft.flush()
+    assert flushed == ["m"]
+    assert files_below(spool_directory) == ["m", "m.lck"]
+    assert draft.path.read_bytes() == HEAD + MESSAGE
+
+
+def test_a_draft_that_need_not_last_is_never_flushed(spool_directory, flushed):
+    draft = Draft(spool_directory / "m", durable=False)
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    draft.flush()
+    draft.publish()
+    assert flushed == []
+    assert files_below(spool_directory) == ["m"]
+
+
+def test_nothing_is_left_of_a_mail_that_cannot_be_flushed(spool_directory, monkeypatch):
+    draft = Draft(spool_directory / "m")
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    monkeypatch.setattr(spool, "_flush", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        draft.publish()
+    assert files_below(spool_directory) == []
+
+
+def test_an_error_of_publishing_and_a_mail_that_is_due_never_come_together(spool_directory, monkeypatch):
+    draft = Draft(spool_directory / "m")
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    monkeypatch.setattr(spool, "flush_directory", fails)
+    try:
+        draft.publish()
+    except OSError:    # whoever is told that it failed sends it again
+        assert files_below(spool_directory) == []
+    else:
+        assert files_below(spool_directory) == ["m"]
+
+
+def test_a_flush_of_a_draft_that_fails_leaves_it_to_its_owner(spool_directory, monkeypatch):
+    draft = Draft(spool_directory / "m")
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(os, "fsync", fails)
+        draft.flush()
+    assert files_below(spool_directory) == ["m", "m.lck"]
+    draft.discard()
+    assert files_below(spool_directory) == []
+
+
+def test_a_flush_leaves_nothing_open_also_when_it_fails(spool_directory, monkeypatch):
+    before = set(os.listdir("/dev/fd"))
+    spool.flush_directory(spool_directory)
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError):
+        spool.flush_directory(spool_directory)
+    with pytest.raises(FileNotFoundError):
+        spool.flush_directory(spool_directory / "none")
+    assert set(os.listdir("/dev/fd")) == before
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_recorded_of_a_mail_is_flushed_where_it_has_to_last(spool_directory, monkeypatch, flushed, durable):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
+    with spool.claim(add(spool_directory), LATER, durable) as mail:
+        kept = spool.set_aside(mail, ["ann@example.org"], "550 no", "1")
+        assert (kept.stat().st_ino in synced) is durable
+        assert flushed == (["failed"] if durable else [])
+        with spool.postpone(mail, draft_remainder(mail, ["ann@example.org"], LATER, "later")) as renewed:
+            assert (renewed.status.st_ino in synced) is durable
+            assert renewed.durable is durable
+
+
+def test_a_copy_that_cannot_be_flushed_is_an_error_and_leaves_nothing(spool_directory, monkeypatch):
+    with spool.claim(add(spool_directory), LATER) as mail:
+        monkeypatch.setattr(os, "fsync", fails)
+        with pytest.raises(OSError):
+            spool.set_aside(mail, None, "why", "1")
+        with pytest.raises(OSError):
+            draft_remainder(mail, ["ann@example.org"], LATER, "later")
+        with pytest.raises(OSError):
+            spool.add_whole(mail, "another", "", "zoe@example.org", b"x")
+    assert files_below(spool_directory) == ["a mail"]
+
+
+# -- claims and what happens meanwhile --
+
+
+@pytest.mark.parametrize(
+    "moment", ["before the lock is looked for", "after it", "before the path is looked at", "after that"]
+)
+def test_a_mail_that_is_discarded_while_it_is_claimed_is_never_claimed(spool_directory, monkeypatch, moment):
+    draft = Draft(spool_directory / spool.new_name())
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    looked_for, at_path = os.path.lexists, spool.SpooledMail.names_path
+
+    def around(look, *moments):
+        def looking(argument):
+            if moment == moments[0]:
+                draft.discard()
+            found = look(argument)
+            if moment == moments[1]:
+                draft.discard()
+            return found
+
+        return looking
+
+    monkeypatch.setattr(os.path, "lexists", around(looked_for, "before the lock is looked for", "after it"))
+    monkeypatch.setattr(spool.SpooledMail, "names_path", around(at_path, "before the path is looked at", "after that"))
+    with pytest.raises(SpoolBusy):
+        spool.claim(draft.path, LATER)
+
+
+def test_a_mail_that_is_released_while_it_is_claimed_may_be_claimed(spool_directory, monkeypatch):
+    draft = Draft(spool_directory / spool.new_name())
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    read = spool._read_envelope_lines
+    monkeypatch.setattr(spool, "_read_envelope_lines", lambda stream: (draft.release(), read(stream))[1])
+    with spool.claim(draft.path, LATER) as mail:
+        assert message_of(mail) == MESSAGE
+
+
+@pytest.mark.parametrize("happens", ["longer", "shorter", "other"])
+def test_a_file_that_changes_while_its_envelope_is_read_is_still_being_written(spool_directory, monkeypatch, happens):
+    path = add(spool_directory)
+    before = path.stat().st_ctime_ns
+    read = spool._read_envelope_lines
+
+    def reading(stream):
+        lines = read(stream)
+        if happens == "longer":
+            with path.open("ab") as writer:
+                writer.write(b"more")
+        elif happens == "shorter":
+            os.truncate(path, len(HEAD) + 3)
+        while happens == "other" and path.stat().st_ctime_ns == before:    # the file system's clock ticks slowly
+            with path.open("r+b") as writer:
+                writer.write(HEAD.replace(b"ann", b"eve"))
+        return lines
+
+    monkeypatch.setattr(spool, "_read_envelope_lines", reading)
+    with pytest.raises(SpoolBusy, match="being written"):
+        spool.claim(path, LATER)
+    monkeypatch.undo()
+    spool.claim(path, LATER).close()
+
+
+def test_whatever_is_deferred_can_be_claimed_by_whoever_does_not_ask_for_the_time(spool_directory):
+    path = add(spool_directory, mtime=LATER + HOUR)
+    with pytest.raises(SpoolBusy):
+        spool.claim(path, LATER)
+    spool.claim(path, math.inf).close()
+    add(spool_directory, path.name + ".lck")
+    with pytest.raises(SpoolBusy):
+        spool.claim(path, math.inf)
+
+
+@contextmanager
+def hidden(directory):
+    """As for an account that may not enter ``directory``."""
+    mode = mode_of(directory)
+    directory.chmod(0o000)
+    if as_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if as_root:
+            os.seteuid(0)
+        directory.chmod(mode)
+
+
+def test_a_path_that_cannot_be_looked_at_is_an_error_and_not_a_mail_that_is_gone(spool_directory):
+    path = add(spool_directory)
+    with spool.claim(path, LATER) as mail:
+        remainder = draft_remainder(mail, ["ann@example.org"], LATER, "later")
+        with hidden(spool_directory):
+            with pytest.raises(PermissionError):
+                mail.names_path()
+            with pytest.raises(PermissionError):
+                spool.remove(mail)
+            with pytest.raises(PermissionError):
+                spool.postpone(mail, remainder)
+        assert mail.names_path()
+        assert remainder.path.exists()
+        assert path.read_bytes() == HEAD + MESSAGE
+
+
+# -- adding a whole mail --
+
+
+def test_a_whole_mail_is_there_in_one_step_with_the_mode_of_the_mail_it_comes_from(spool_directory, monkeypatch):
+    path = add(spool_directory)
+    path.chmod(0o640)
+    seen = []
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: (seen.append(Path(old).read_bytes()), rename(old, new)))
+    with spool.claim(path, LATER) as mail:
+        spool.add_whole(mail, "notice", "", "zoe@example.org", MESSAGE)
+    added = spool_directory / "notice"
+    assert added.read_bytes() == b"##To:zoe@example.org\n##From:\n" + MESSAGE
+    assert seen == [added.read_bytes()]
+    assert mode_of(added) == 0o640
+    assert files_below(spool_directory) == ["a mail", "notice"]
+    with spool.claim(added, LATER) as notice:
+        assert notice.read_envelope().sender == ""
+        assert message_of(notice) == MESSAGE
+
+
+def test_a_whole_mail_is_flushed_and_then_its_directory(spool_directory, flushed, monkeypatch):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), sync(descriptor)))
+    with spool.claim(add(spool_directory), LATER) as mail:
+        spool.add_whole(mail, "notice", "", "zoe@example.org", MESSAGE)
+    assert synced == [(spool_directory / "notice").stat().st_ino, spool_directory.stat().st_ino]
+    assert flushed == ["spool"]
+
+
+def test_a_whole_mail_never_takes_the_place_of_another(spool_directory):
+    with spool.claim(add(spool_directory), LATER) as mail:
+        spool.add_whole(mail, "notice", "", "zoe@example.org", b"first")
+        spool.add_whole(mail, "notice", "", "zoe@example.org", b"second")
+    assert (spool_directory / "notice").read_bytes().endswith(b"first")
+    assert files_below(spool_directory) == ["a mail", "notice"]
+
+
+def test_a_whole_mail_that_begins_like_the_envelope_stays_message(spool_directory):
+    with spool.claim(add(spool_directory), LATER) as mail:
+        spool.add_whole(mail, "notice", "", "zoe@example.org", b"##To:eve@example.org\n\n")
+    with spool.claim(spool_directory / "notice", LATER) as notice:
+        assert notice.read_envelope().recipients == ("zoe@example.org",)
+        assert message_of(notice) == b"##To:eve@example.org\n\n"
+
+
+def test_nothing_is_left_of_a_whole_mail_that_cannot_be_written(spool_directory):
+    with spool.claim(add(spool_directory), LATER) as mail:
+        with no_file_larger_than(100_000), pytest.raises(OSError):
+            spool.add_whole(mail, "notice", "", "zoe@example.org", b"x" * 200_000)
+    assert files_below(spool_directory) == ["a mail"]
+
+
+# -- renewing --
+
+NOTES = (
+    b"##Queued:2026-11-22T14:00:05+00:00\n##Attempts:7\n##Last-Reply:451 later\n##Lost-Sessions:3\n##Failed:550 no\n"
+)
+
+
+def test_a_renewed_mail_is_due_now_under_its_name_as_if_it_had_never_been_tried(spool_directory):
+    path = add(spool_directory, content=HEAD + b"##X-Tag:1\n" + NOTES + MESSAGE, mtime=LATER + HOUR)
+    path.chmod(0o640)
+    with spool.claim(path, math.inf) as mail:
+        assert spool.renew(mail) == path
+    assert path.read_bytes() == HEAD + b"##X-Tag:1\n" + MESSAGE
+    assert mode_of(path) == 0o640
+    now = path.stat().st_mtime
+    assert abs(time.time() - now) < 60
+    assert due_names(spool_directory, path.stat().st_ctime + spool.SETTLED_S + 1) == ["a mail"]
+    with spool.claim(path, LATER) as mail:
+        assert (mail.attempts, mail.lost_sessions, mail.queued_at) == (0, 0, now)
+        assert message_of(mail) == MESSAGE
+    assert files_below(spool_directory) == ["a mail"]
+
+
+def test_a_renewed_mail_that_had_failed_gets_a_new_name_without_what_was_noted_of_it(spool_directory, flushed):
+    path = add(spool_directory / "failed", "a mail.1", HEAD + NOTES + MESSAGE)
+    with spool.claim(path, math.inf) as mail:
+        renewed = spool.renew(mail)
+    assert flushed == ["spool"]
+    assert files_below(spool_directory) == [renewed.name]
+    assert renewed.parent == spool_directory
+    assert renewed.read_bytes() == HEAD + MESSAGE
+    assert spool.scan(spool_directory, time.time() + 1) == spool.Scan([renewed], unsettled=False)
+    spool.claim(renewed, LATER).close()
+
+
+@pytest.mark.parametrize("directory", [".", "failed"])
+def test_at_any_time_there_is_one_file_of_a_mail_that_is_renewed(spool_directory, monkeypatch, directory):
+    path = add(spool_directory / directory, "a mail", HEAD + NOTES + MESSAGE, mtime=LATER)
+    found = []
+
+    def watched(step):
+        def stepping(*arguments):
+            look()
+            step(*arguments)
+            look()
+
+        return stepping
+
+    def look():
+        found.append([name for name in files_below(spool_directory) if not name.startswith("tmp/")])
+
+    with spool.claim(path, math.inf) as mail:
+        monkeypatch.setattr(os, "rename", watched(os.rename))
+        monkeypatch.setattr(os, "unlink", watched(os.unlink))
+        spool.renew(mail)
+    assert len(found) >= 2
+    assert {len(names) for names in found} == {1}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failed_mail_that_cannot_be_renewed_stays_in_its_place(spool_directory, monkeypatch, failing):
+    path = add(spool_directory / "failed", "a mail.1", HEAD + NOTES + MESSAGE)
+    rename = os.rename
+    calls = []
+
+    def renaming(old, new):
+        calls.append(old)
+        (fails if len(calls) == failing else rename)(old, new)
+
+    with spool.claim(path, math.inf) as mail:
+        monkeypatch.setattr(os, "rename", renaming)
+        with pytest.raises(OSError):
+            spool.renew(mail)
+    left = [name for name in files_below(spool_directory) if not name.startswith("tmp/")]
+    assert left == ["failed/a mail.1"]
+    with spool.claim(path, math.inf) as mail:
+        assert message_of(mail) == MESSAGE
+
+
+def test_a_mail_that_is_gone_by_then_is_not_renewed(spool_directory):
+    path = add(spool_directory / "failed", "a mail.1", HEAD + NOTES + MESSAGE)
+    with spool.claim(path, math.inf) as mail:
+        path.unlink()
+        with pytest.raises(SpoolBusy, match="moved"):
+            spool.renew(mail)
+    assert files_below(spool_directory) == []
+
+
+def test_nobody_else_gets_a_mail_while_it_is_renewed(spool_directory, monkeypatch):
+    path = add(spool_directory, content=HEAD + NOTES + MESSAGE, mtime=1000)
+    rename = os.rename
+    refused = []
+
+    def renaming(old, new):
+        for _ in range(2):
+            with pytest.raises(SpoolBusy):
+                spool.claim(path, LATER)
+            refused.append(new)
+            if len(refused) == 1:
+                rename(old, new)
+
+    with spool.claim(path, math.inf) as mail:
+        monkeypatch.setattr(os, "rename", renaming)
+        spool.renew(mail)
+    assert len(refused) == 2
+    spool.claim(path, LATER).close()
+
+
+# -- lost sessions --
+
+
+def test_lost_sessions_are_counted_in_the_envelope_and_kept_by_further_attempts(spool_directory):
+    path = add(spool_directory)
+    for lost in (1, 1, 2):
+        with spool.claim(path, LATER) as mail:
+            remainder = spool.draft_remainder(
+                mail, ["ann@example.org"], LATER, attempts=mail.attempts + 1, last_reply="x", lost_sessions=lost
+            )
+            spool.postpone(mail, remainder).close()
+        with spool.claim(path, LATER) as mail:
+            assert mail.lost_sessions == lost
+    with spool.claim(path, LATER) as mail:
+        postpone(mail, ["ann@example.org"], LATER, "451 later")
+    with spool.claim(path, LATER) as mail:
+        assert (mail.attempts, mail.lost_sessions) == (4, 2)
+
+
+@pytest.mark.parametrize(("value", "lost"), [("", 0), ("3", 3), (" 3 ", 3), ("-1", 0), ("many", 0), ("9" * 5000, 0)])
+def test_lost_sessions_that_are_no_number_count_as_none(spool_directory, value, lost):
+    with claimed(spool_directory, HEAD + f"##Lost-Sessions:{value}\n".encode() + MESSAGE) as mail:
+        assert mail.lost_sessions == lost

@@ -1,0 +1,237 @@
+"""maildropctl retry and delete, by the real script on a spool as it lies on disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from support.daemon import MaildropDaemon, run_script
+from support.ports import free_port
+from support.relay_server import RelayServer
+
+from maildrop import spool
+
+HEAD = b"##To:ann@example.org\n##From:zoe@example.org\n"
+NOTES = b"##Queued:2026-11-22T14:00:05+00:00\n##Attempts:3\n##Last-Reply:451 later\n##Failed:550 no\n"
+MESSAGE = b"Subject: x\n\nbody\n"
+HOUR = 3600
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A home with an empty spool, and no daemon running."""
+    site = MaildropDaemon(tmp_path, relay_port=free_port())
+    spool.make_spool(site.spool, 0o700)
+    return site
+
+
+def ctl(site, *arguments):
+    return run_script("maildropctl", "--config", site.config, *arguments)
+
+
+def put(directory: Path, name: str, notes: bytes = NOTES, due_in_s: float = 0) -> Path:
+    path = directory / name
+    path.write_bytes(HEAD + notes + MESSAGE)
+    when = time.time() + due_in_s
+    os.utime(path, (when, when))
+    return path
+
+
+def deferred(site) -> Path:
+    return put(site.spool, spool.new_name(), due_in_s=HOUR)
+
+
+def failed(site) -> Path:
+    return put(site.spool / "failed", f"{spool.new_name()}.1")
+
+
+def everything_in(directory: Path) -> dict[str, bytes]:
+    """The content of each file in it and below."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def due(site) -> list[Path]:
+    return spool.scan(site.spool, time.time() + 1).due
+
+
+# -- retry --
+
+
+def test_a_deferred_mail_is_due_at_once_under_its_name(site):
+    path = deferred(site)
+    result = ctl(site, "retry", path.name)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{path}: due as {path.name}\n"
+    assert everything_in(site.spool) == {path.name: HEAD + MESSAGE}
+    assert due(site) == [path]
+
+
+def test_a_failed_mail_comes_back_as_if_it_had_never_been_tried(site):
+    path = failed(site)
+    result = ctl(site, "retry", f"failed/{path.name}")
+    assert (result.returncode, result.stderr) == (0, "")
+    (renewed,) = due(site)
+    assert result.stdout == f"{path}: due as {renewed.name}\n"
+    assert everything_in(site.spool) == {renewed.name: HEAD + MESSAGE}
+
+
+def test_a_failed_mail_is_found_by_its_name_alone_too(site):
+    path = failed(site)
+    assert ctl(site, "retry", path.name).returncode == 0
+    assert not path.exists()
+    assert len(due(site)) == 1
+
+
+def test_several_mails_are_retried_at_once(site):
+    paths = [deferred(site), failed(site), deferred(site)]
+    result = ctl(site, "retry", *(path.name for path in paths))
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 3)
+    assert len(due(site)) == 3
+
+
+def test_mails_of_every_spool_are_found(site, tmp_path):
+    other = tmp_path / "other"
+    spool.make_spool(other, 0o700)
+    site.configure(MAILDROP_SPOOL=f"{site.spool};{other}")
+    first, second = put(other, "a stranger's", due_in_s=HOUR), put(other / "failed", "kept.1")
+    assert ctl(site, "retry", first.name, f"failed/{second.name}").returncode == 0
+    assert list(everything_in(site.spool)) == []
+    assert len(everything_in(other)) == 2
+
+
+def test_a_retried_mail_is_sent_by_the_daemon(tmp_path):
+    with RelayServer() as relay:
+        site = MaildropDaemon(tmp_path, relay.port)
+        with site:
+            waiting, kept = deferred(site), failed(site)
+            assert ctl(site, "retry", waiting.name, f"failed/{kept.name}").returncode == 0
+            site.wait_until(lambda: len(relay.accepted) == 2 and not site.waiting())
+        assert site.failed() == []
+        assert len(relay.accepted) == 2
+
+
+# -- delete --
+
+
+@pytest.mark.parametrize("kind", [deferred, failed])
+def test_a_mail_is_deleted_for_good_and_only_that_one(site, kind):
+    path, other = kind(site), kind(site)
+    result = ctl(site, "delete", str(path.relative_to(site.spool)))
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{path}: deleted\n", "")
+    assert list(everything_in(site.spool)) == [str(other.relative_to(site.spool))]
+
+
+def test_a_mail_that_is_due_can_be_deleted(site):
+    path = put(site.spool, spool.new_name())
+    assert ctl(site, "delete", path.name).returncode == 0
+    assert everything_in(site.spool) == {}
+
+
+# -- what is refused --
+
+COMMANDS = pytest.mark.parametrize("command", ["retry", "delete"])
+
+
+def assert_refused(site, command, *names, because):
+    before = everything_in(site.directory)
+    result = ctl(site, command, *names)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    assert because in result.stderr
+    assert everything_in(site.directory) == before
+
+
+@COMMANDS
+def test_without_a_name_nothing_is_done(site, command):
+    assert ctl(site, command).returncode == 2
+
+
+@COMMANDS
+def test_a_name_that_no_mail_has_is_an_error_that_names_it_and_the_spool(site, command):
+    deferred(site)
+    assert_refused(site, command, "nothing", because=f"there is no mail nothing in {site.spool}")
+
+
+@COMMANDS
+def test_where_one_name_is_wrong_nothing_is_done_to_the_others(site, command):
+    path = deferred(site)
+    assert_refused(site, command, path.name, "nothing", because="there is no mail nothing")
+
+
+@COMMANDS
+def test_a_locked_mail_is_refused(site, command):
+    path = put(site.spool, spool.new_name())
+    spool.lock_path(path).touch()
+    assert_refused(site, command, path.name, because="locked")
+
+
+@COMMANDS
+@pytest.mark.parametrize("kind", [deferred, failed])
+def test_a_mail_that_somebody_else_has_claimed_is_refused(site, command, kind):
+    path = kind(site)
+    with spool.claim(path, time.time() + 2 * HOUR):
+        assert_refused(site, command, path.name, because="claimed by another process")
+    assert ctl(site, command, path.name).returncode == 0
+
+
+@COMMANDS
+def test_what_is_no_mail_is_refused(site, command):
+    (site.spool / "notes.txt").write_text("no mail")
+    (site.spool / "link").symlink_to(deferred(site))
+    os.mkfifo(site.spool / "fifo")
+    for name in ("notes.txt", "link", "fifo", "failed", "tmp"):
+        assert_refused(site, command, name, because=name)
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "./../x",
+        "../home/../x",
+        "failed/../../x",
+        "failed/../../../x",
+        "failed/deep/x",
+        "tmp/x",
+        "..",
+        ".",
+        "",
+        "failed/..",
+        "failed/.",
+        "/",
+    ],
+)
+def test_a_name_does_not_lead_out_of_the_spool(site, command, name):
+    (site.spool / "failed" / "deep").mkdir()
+    for directory in (site.spool.parent, site.directory, site.spool / "tmp", site.spool / "failed" / "deep"):
+        put(directory, "x")
+    assert_refused(site, command, name, because="Error")
+
+
+@COMMANDS
+def test_an_absolute_path_does_not_lead_out_of_the_spool(site, command):
+    elsewhere = put(site.directory, "x")
+    assert_refused(site, command, str(elsewhere), because="there is no mail")
+
+
+@COMMANDS
+def test_the_path_of_a_spool_that_is_not_the_configured_one_is_no_name(site, command, tmp_path):
+    other = tmp_path / "other"
+    spool.make_spool(other, 0o700)
+    waiting, kept = put(other, "x"), put(other / "failed", "y.1")
+    for path in (waiting, kept):
+        assert_refused(site, command, str(path), because="there is no mail")
+        assert_refused(site, command, os.path.relpath(path, site.spool), because="there is no mail")
+
+
+@COMMANDS
+def test_without_a_config_file_nothing_is_done(site, command):
+    path = deferred(site)
+    site.config.unlink()
+    result = ctl(site, command, path.name)
+    assert result.returncode != 0
+    assert path.exists()
