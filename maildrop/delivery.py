@@ -301,7 +301,10 @@ class Delivery:
             reply = attempt.replies.get(recipient)
             if reply is None or policy.outcome_of(reply) is Outcome.DELIVERED:
                 attempt.replies[recipient] = Reply("." if lost.after_content else "RCPT", 0, text)
-        self._prepare_or_remember(attempt)
+        if lost.after_content:
+            self._prepare_or_remember(attempt)
+        else:    # without it, the mail may be sent again at any time
+            self._prepare(attempt)
 
     def _added_header(self, attempt: Attempt) -> bytes:
         """The header field that goes in front of the message, if any."""

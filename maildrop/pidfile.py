@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _PATIENCE_S = 1.0    # somebody may hold the lock for a moment to look
@@ -48,9 +49,10 @@ class PidFile:
         os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
 
     def remove(self) -> None:
-        """This process ends: the file goes, unless it is somebody else's by now."""
-        if self._is_at_path():
-            self.path.unlink()
+        """This process ends: the file goes, unless it is somebody else's by now. Never raises: unlocked, it tells enough."""
+        with suppress(OSError):
+            if self._is_at_path():
+                self.path.unlink()
         os.close(self._descriptor)
 
     def _is_at_path(self) -> bool:

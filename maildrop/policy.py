@@ -46,6 +46,8 @@ def outcome_of(reply: Reply) -> Outcome:
     """
     if reply.code == 552 and reply.command == "RCPT":
         return Outcome.DEFERRED    # here 552 means "too many recipients": section 4.5.3.1.10
+    if is_about_the_relay(reply):
+        return Outcome.DEFERRED    # even where it seems to be about this mail alone: waiting is better
     if 200 <= reply.code < 300 and reply.command != "DATA":
         return Outcome.DELIVERED
     if 500 <= reply.code < 600:

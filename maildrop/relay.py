@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna    # noqa: F401    # socket asks for it at the first connection; a failure then would last for good
 import re
 import smtplib
 import socket
@@ -18,6 +19,7 @@ from maildrop.settings import Settings
 
 
 _QUIT_TIMEOUT_S = 5.0
+_LONGEST_REPLY = 2000    # characters of one that are kept
 
 
 class RelayUnavailable(Exception):
@@ -121,6 +123,7 @@ class _Client(smtplib.SMTP):
         if code == 220:
             if self._received:
                 raise smtplib.SMTPServerDisconnected("the relay sent more than its reply to STARTTLS")
+            self.sock.settimeout(self.timeout)    # type: ignore[union-attr]
             self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
             self.helo_resp = self.ehlo_resp = None
             self.esmtp_features = {}
@@ -312,7 +315,7 @@ class Session:
 
     def _reply(self, verb: str) -> Reply:
         code, text = self._smtp.getreply()
-        return Reply(verb, code, printable(text))
+        return Reply(verb, code, printable(text)[:_LONGEST_REPLY])
 
 
 def _connect(host: str, settings: Settings) -> _Client:

@@ -69,6 +69,7 @@ TMP = "tmp"
 LONGEST_DELAY_S = 4 * 3600    # an mtime further ahead was not set by a daemon
 SETTLED_S = 2
 _LARGEST_ENVELOPE = 16 * 1024 * 1024
+_MOST_ENVELOPE_LINES = 10_000
 _LARGEST_HEADER = 1024 * 1024
 _CHUNK = 64 * 1024
 _LATEST_S = 32503680000.0    # the year 3000: what can be written as a date
@@ -148,18 +149,17 @@ class Draft:
         envelope = {"To": recipients, "From": sender, **(notes or {})}
         head = _format_envelope(envelope.items(), content[:2])
         lock = lock_path(self.path)
-        os.close(_create(lock, self.mode))
+        _close_new(_create(lock, self.mode), lock)
         try:
             with os.fdopen(_create(self.path, self.mode), "wb") as stream:
-                try:
-                    stream.write(head)
-                    stream.write(content)
-                    stream.flush()
-                except BaseException:
-                    self.path.unlink()
-                    raise
-        except BaseException:
+                stream.write(head)
+                stream.write(content)
+        except FileExistsError:    # somebody else's mail
             lock.unlink()
+            raise
+        except BaseException:
+            with suppress(OSError):    # then it stays locked
+                self.discard()
             raise
 
     def flush(self) -> None:
@@ -207,8 +207,22 @@ def _flush(path: Path) -> None:
 def _create(path: Path, mode: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     if mode & 0o077:    # what the umask may have taken away
-        os.fchmod(descriptor, mode)
+        try:
+            os.fchmod(descriptor, mode)
+        except OSError:
+            _close_new(descriptor, path)
+            path.unlink(missing_ok=True)
+            raise
     return descriptor
+
+
+def _close_new(descriptor: int, path: Path) -> None:
+    """Close a new file; where that fails, it is not there."""
+    try:
+        os.close(descriptor)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _format_envelope(lines: Iterable[tuple[str, str]], content_begins: bytes) -> bytes:
@@ -426,7 +440,7 @@ def _read_envelope_lines(stream: BinaryIO) -> list[tuple[str, str]]:
         raise NotAMail("does not begin with ##To:")
     stream.seek(0)
     lines: list[tuple[str, str]] = []
-    while stream.tell() < _LARGEST_ENVELOPE:
+    while stream.tell() < _LARGEST_ENVELOPE and len(lines) < _MOST_ENVELOPE_LINES:
         start = stream.tell()
         line = stream.readline(_LARGEST_ENVELOPE)
         if not line.startswith(b"##"):

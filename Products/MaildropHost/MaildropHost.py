@@ -199,7 +199,7 @@ class MaildropHost(MailHost):
     @security.private
     def _load_config(self):
         # Read the config file again, even if it seems unchanged.
-        _cache.pop(self.getConfigPath(), None)
+        _cache.pop(self.getConfigPath(), None)    # with what it said before: this is how one starts anew
         self._find_settings()
 
     @security.private
@@ -338,6 +338,7 @@ class Email:
     def send(self):
         """Write the mail; it is due and on the disk when this returns. Raises OSError."""
         self._write().publish()
+        self._forget()
 
     def _write(self, **notes):
         if self.body is None:
@@ -345,9 +346,11 @@ class Email:
         draft = spool.Draft(Path(self._tempfile), self._mode, self._durable)
         content = self.body if isinstance(self.body, bytes) else self.body.encode("utf-8", "surrogateescape")
         draft.write(self.m_from, self.m_to, content, notes)
+        return draft
+
+    def _forget(self):
         self.m_to = self.m_from = ""
         self.body = None    # it may be large, and is on disk now
-        return draft
 
 
 class TransactionalEmail(Email):
@@ -362,3 +365,4 @@ class TransactionalEmail(Email):
         if self._manager.sealed:    # rolled back, or another transaction's
             self._manager = current_manager()
         self._manager.add(self._write(Transaction=self._manager.identity))
+        self._forget()

@@ -82,11 +82,7 @@ class MailDataManager:
 
     def discard_from(self, number):
         """Take back the drafts from that one on; never raises."""
-        for draft in self._drafts[number:]:
-            try:
-                draft.discard()
-            except OSError:
-                LOG.exception("A mail of an aborted transaction stays locked in the spool: %s", draft.path)
+        _do([draft.discard for draft in self._drafts[number:]])
         del self._drafts[number:]
 
     def _flush(self):
@@ -109,7 +105,7 @@ class MailDataManager:
 
     def tpc_finish(self, txn):
         drafts, self._drafts = self._drafts, []
-        _release(drafts)
+        _do([draft.release for draft in drafts])
 
     def abort(self, txn):    # may come twice, and even after a commit
         self.sealed = True
@@ -151,18 +147,18 @@ def current_manager():
     return manager
 
 
-_unreleased = []
-_unreleased_lock = threading.Lock()
+_undone = []
+_undone_lock = threading.Lock()
 
 
-def _release(drafts):
-    """Let the mails go; never raises. A lock that cannot be removed is tried again with the next transaction's."""
-    with _unreleased_lock:
-        waiting = _unreleased + drafts
-        _unreleased.clear()
-        for draft in waiting:
+def _do(steps):
+    """Release or discard drafts; never raises. What the disk refuses is tried again with the next transaction's."""
+    with _undone_lock:
+        waiting = _undone + steps
+        _undone.clear()
+        for step in waiting:
             try:
-                draft.release()
+                step()
             except OSError:
-                LOG.exception("The lock of a committed mail cannot be removed, will try again: %s", draft.path)
-                _unreleased.append(draft)
+                LOG.exception("Will try again: %s of %s", step.__name__, step.__self__.path)
+                _undone.append(step)

@@ -1,7 +1,7 @@
 """An SMTP server on raw sockets that behaves well, except where its script has it do what no server should do.
 
-It speaks ESMTP with PIPELINING, SIZE and 8BITMIME, and STARTTLS and AUTH (PLAIN, LOGIN) where asked for. What it took over
-and what became of each mail and recipient can be read from it afterwards.
+It speaks ESMTP with PIPELINING, SIZE and 8BITMIME, and STARTTLS and AUTH (PLAIN, LOGIN) where asked for. What it took
+over can be read from it afterwards, and ``account_for`` says what became of each mail and recipient.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Taken:
 class ScriptedRelay:
     """Listens between ``start()`` and ``stop()``; also a context manager.
 
-    ``replies`` maps "MAIL", "DATA", "." or "RCPT ann@example.org" to the reply that is given instead of a good one; change
-    it at any time. ``at_command`` is called with each command line before its reply, ``after_final`` with each mail right
-    after its final good reply.
+    ``replies`` maps "MAIL", "DATA", "." or "RCPT ann@example.org" to the reply that is given instead of a good one;
+    change it at any time. ``at_command`` is called with each command line before its reply, ``after_final`` with each
+    mail right after its final good reply.
     """
 
     def __init__(
@@ -450,8 +450,9 @@ _LINES = {
     "plain text": b"250 scripted, in plain text\r\n" * 20,
     "alert": b"\x15\x03\x03\x00\x02\x02\x28",
 }
-_REFUSALS = {"4yz", "5yz", "530", "535", "421", "421 and close", "mixed", "mixed, one bad"}    # the relay says it has not taken the mail
-_GOOD_IN_THE_END = {"two", "two, one bad", "good, then close"}    # the good reply is among what is sent
+# What says that the relay has not taken the mail, and what the good reply is part of
+_REFUSALS = {"4yz", "5yz", "530", "535", "421", "421 and close", "mixed", "mixed, one bad"}
+_GOOD_IN_THE_END = {"two", "two, one bad", "good, then close"}
 
 
 @cache
@@ -464,7 +465,10 @@ def _tls_context() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Account:
-    """Pairs of a mail's subject and a recipient, by what became of them; ``excused`` ones arrived and may do so twice."""
+    """Pairs of a mail's subject and a recipient, by what became of them.
+
+    The ``excused`` ones were accepted, and before that came whole and got no final reply.
+    """
 
     lost: list[tuple[bytes, str]]
     stuck: list[tuple[bytes, str]]
@@ -487,30 +491,35 @@ def account_for(
 ) -> Account:
     """Say what became of each wanted pair of a subject and a recipient.
 
-    A pair in ``failed/`` is as good as lost unless its recipient ``may_fail``; one that is there twice, or that has arrived
-    too, is a duplicate.
+    A pair in ``failed/`` is as good as lost unless its recipient ``may_fail``; one that is there twice, or that has
+    arrived too, is a duplicate.
     """
     wanted = list(wanted)
     may_fail = set(may_fail)
-    accepted = Counter((subject_of(mail.content), to) for relay in relays for mail in relay.accepted for to in mail.recipients)
-    unanswered = {(subject_of(mail.content), to) for relay in relays for mail in relay.unanswered for to in mail.recipients}
-    waiting = {pair for pair, _ in pairs_in(directory)}
+    relays = list(relays)
+    accepted = Counter(pair for relay in relays for mail in relay.accepted for pair in _pairs_of(mail))
+    unanswered = {pair for relay in relays for mail in relay.unanswered for pair in _pairs_of(mail)}
+    waiting = {pair for pair, _ in _pairs_in(directory)}
     failed: dict[tuple[bytes, str], list[str]] = {}
-    for pair, reason in pairs_in(directory / spool.FAILED):
+    for pair, reason in _pairs_in(directory / spool.FAILED):
         failed.setdefault(pair, []).append(reason)
     here = Counter({pair: accepted[pair] + (len(failed[pair]) if pair in failed else 0) for pair in wanted})
     wrongly_failed = [pair for pair in wanted if pair in failed and not accepted[pair] and pair[1] not in may_fail]
+    unwanted = list((accepted.keys() | failed.keys()) - set(wanted))
     return Account(
         lost=[pair for pair in wanted if not here[pair] and pair not in waiting] + wrongly_failed,
         stuck=[pair for pair in wanted if pair in waiting],
-        duplicates=[pair for pair in wanted for _ in range(here[pair] - 1)] + list((accepted.keys() | failed.keys()) - set(wanted)),
+        duplicates=[pair for pair in wanted for _ in range(here[pair] - 1)] + unwanted,
         excused=[pair for pair in wanted if pair in unanswered and accepted[pair]],
         failed=failed,
     )
 
 
-def pairs_in(directory: Path) -> list[tuple[tuple[bytes, str], str]]:
-    """Each subject and recipient that the mails there name, with the reason if they failed."""
+def _pairs_of(mail: Taken) -> list[tuple[bytes, str]]:
+    return [(subject_of(mail.content), recipient) for recipient in mail.recipients]
+
+
+def _pairs_in(directory: Path) -> list[tuple[tuple[bytes, str], str]]:
     pairs = []
     for path in directory.iterdir():
         if path.is_file() and not path.name.endswith(spool.LOCK_SUFFIX):

@@ -934,6 +934,16 @@ def test_a_mail_without_a_usable_recipient_is_kept_and_told_to_its_sender(tmp_pa
     assert len(bounces(site)) == 1
 
 
+@pytest.mark.parametrize("to", ["ann@example.org", "not an address"])
+def test_a_mail_without_a_usable_sender_is_kept_and_told_to_nobody(tmp_path, relay, to):
+    site = Site(tmp_path, relay.port, bounce=True)
+    site.add(to, sender="not an address")
+    site.run_pass()
+    assert len(site.failed()) == 1
+    assert site.waiting() == relay.accepted == []
+    assert "unexpected error" not in site.log()
+
+
 # -- durability --
 
 
