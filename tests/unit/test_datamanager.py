@@ -5,7 +5,10 @@ import threading
 
 import pytest
 import transaction
+from persistent.mapping import PersistentMapping
 from support.spooling import MODULE, files_in, make_host, read_mails
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
 
 from maildrop import spool
 
@@ -226,15 +229,23 @@ def test_the_mails_of_one_transaction_name_one_writer_and_token_and_of_two_trans
     assert lines[0].split()[0] == lines[2].split()[0]
 
 
-def test_eight_threads_commit_at_the_same_time(tmp_path):
+def test_eight_threads_with_a_database_connection_each_commit_at_the_same_time(tmp_path):
     host = make_host(tmp_path)
+    database = DB(FileStorage(str(tmp_path / "Data.fs")))
+    with database.transaction() as connection:
+        for number in range(8):
+            connection.root()[number] = PersistentMapping()
     failures = []
 
     def work(number):
         try:
+            manager = transaction.manager
+            connection = database.open(manager)
             for count in range(25):
-                with transaction.manager:
+                with manager:
+                    connection.root()[number][count] = True
                     send(host, f"{number}-{count}")
+            connection.close()
         except Exception as error:    # a thread's exception would go unseen
             failures.append(error)
 
@@ -243,9 +254,13 @@ def test_eight_threads_commit_at_the_same_time(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
+    with database.transaction() as connection:
+        assert [len(connection.root()[number]) for number in range(8)] == [25] * 8
+    database.close()
     assert failures == []
     assert sorted(subjects(tmp_path)) == sorted(f"Subject: {n}-{c}" for n in range(8) for c in range(25))
     assert len(files_in(tmp_path / "spool")) == 200
+    assert {message.partition(b"\r\n\r\n")[2] for _, _, message in read_mails(tmp_path / "spool")} == {b"Hello"}
 
 
 # -- durability --
