@@ -38,10 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="maildropctl",
         description="Control the maildrop daemon and its spool.",
+        epilog=f"The config file that came with this package:\n  {settings_module.shipped_config()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,    # the script that calls this looks for --config too, and for nothing shorter
     )
     default = os.environ.get("MAILDROP_CONFIG") or str(settings_module.shipped_config())
-    config_help = f"the config file (default: {default})".replace("%", "%%")
+    config_help = "the config file (default: $MAILDROP_CONFIG, else the one that came with this package)"
     parser.add_argument("-c", "--config", default=default, help=config_help)
     after_command = argparse.ArgumentParser(add_help=False)
     after_command.add_argument("-c", "--config", default=argparse.SUPPRESS, help=config_help)

@@ -20,6 +20,7 @@ from aiosmtpd.handlers import Mailbox
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from maildrop.pidfile import running_pid    # noqa: E402
 from support.config_file import write_config    # noqa: E402
 from support.ports import free_port    # noqa: E402
 from support.zope_site import ZopeSite    # noqa: E402
@@ -35,6 +36,9 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)    # ends as cleanly as Ctrl-C
     directory = options.directory.absolute()
+    if running := running_pid(directory / "maildrop" / "var" / "maildrop.pid"):
+        print(f"A demonstration is running in {directory} already; its daemon is process {running}.", file=sys.stderr)
+        return 1
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:

@@ -1,8 +1,8 @@
 """strace: what system calls a process makes, and making the N-th one of a kind fail or kill.
 
-What strace is told: ``calls`` is ``"openat,write"``, a regular expression among them begins with a slash; an injection
-is ``"write:error=ENOSPC:when=3"`` or ``"write:signal=SIGKILL:when=3"``. It counts each name of a call and each thread for
-itself. A call that fails or kills by injection was not made.
+What strace is told: ``calls`` is ``"openat,write"``, a regular expression among them begins with a slash. An injection
+is ``"write:error=ENOSPC:when=3"`` or ``"write:signal=SIGKILL:when=3"``; each name of a call and each thread is counted
+for itself. A call that fails or kills by injection was not made.
 """
 
 from __future__ import annotations
@@ -103,8 +103,3 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
-
-
-def threads_of(pid: int) -> list[int]:
-    """The ids of a process's threads; the first one is its main thread."""
-    return sorted((int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()), key=lambda thread: thread != pid)
