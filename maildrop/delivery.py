@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,6 +23,8 @@ from maildrop.settings import Settings
 from maildrop.spool import MalformedMail, NotAMail, SpooledMail, TmpMail
 
 RECIPIENTS_AT_A_TIME = 100    # what every relay has to take in one transaction: RFC 5321 4.5.3.1.8
+_PROBES = 5    # so many mails have to be refused before it is the relay that refuses
+_MOST_UNRECORDED = 10    # so many mails may wait to be recorded before no more are sent from their spool
 _SUSPICIOUS = 3    # a mail under way in so many lost sessions waits behind all others
 _FLUSH_EVERY_S = 1.0
 
@@ -47,12 +50,9 @@ class Attempt:
     def recipients(self, outcome: Outcome) -> list[str]:
         return [rcpt for rcpt, reply in self.replies.items() if policy.outcome_of(reply) is outcome]
 
-    def label(self, data: bool) -> str:
-        """The name of what fails in this attempt; of a group, one that no other group of the mail gets."""
-        label = f"{self.number}-data" if data else f"{self.number}"
-        if self.owed or not self.is_last:
-            label += "-" + hashlib.sha256("\n".join(self.envelope.recipients).encode()).hexdigest()[:8]
-        return label
+    def label(self, failed: Iterable[str]) -> str:
+        """The name of a failure of these recipients: no other one of the mail gets it, and the same one gets it again."""
+        return f"{self.number}-" + hashlib.sha256("\n".join(failed).encode("utf-8", "replace")).hexdigest()[:8]
 
 
 class Delivery:
@@ -71,6 +71,8 @@ class Delivery:
         self._unflushed: set[Path] = set()    # spools in which something was removed or renamed
         self._last_flush = 0.0
         self._deferred_here: set[str] = set()    # identities of mails that were deferred in this run of the daemon
+        self._heard_well = False    # whether the relay has taken a mail's sender in this pass
+        self._refused: set[Path] = set()    # mails whose sender it would not hear of: their turn is last
         self._blamed: set[Path] = set()    # mails for which alone the relay said what else would be said of all
         self._told: set[Path] = set()    # files of which the log has said that they are no mails
         self._unreadable: set[Path] = set()    # spools of which the log has said it
@@ -81,6 +83,7 @@ class Delivery:
         """Send all that is due now. True if something needs another look within seconds. Never raises."""
         again = False
         self._relay = 0
+        self._heard_well = False
         try:
             self._record_late()
             due: list[Path] = []
@@ -123,9 +126,13 @@ class Delivery:
     def _send_all(self, due: list[Path]) -> None:
         waiting = deque(path for path in due if path not in self._unrecorded)
         suspects: set[Path] = set()
-        refused: tuple[Path, RelayUnavailable] | None = None
+        waiting = deque(sorted(waiting, key=lambda path: path in self._refused))
+        self._refused.intersection_update(waiting)
+        refused: list[Path] = []
         while waiting and not self.stopping.is_set():
             path = waiting.popleft()
+            if sum(held.parent == path.parent for held in self._unrecorded) >= _MOST_UNRECORDED:
+                continue
             mail = self._claim(path)
             if mail is None:
                 continue
@@ -137,21 +144,19 @@ class Delivery:
             try:
                 self._send_one(mail)
             except RelayUnavailable as unavailable:
-                if refused or not unavailable.answers_mail:
+                if not unavailable.answers_mail:
                     raise
-                refused = path, unavailable    # whether that is about the relay or this mail, the next mail will show
                 self._drop_session()
                 self._relay = 0
-                continue
-            if refused:
-                self._blamed.add(refused[0])
-                refused = None
-            if time.monotonic() - self._last_flush > _FLUSH_EVERY_S:
-                self._flush()
+                refused.append(path)    # whether that is about the relay or this mail, other mails will show
+                self._refused.add(path)
+                if not self._heard_well and (len(refused) == _PROBES or not waiting):
+                    raise
+            if self._heard_well:
+                self._blamed.update(refused)
+                refused.clear()
             if waiting:
                 self.stopping.wait(self.settings.wait_s)
-        if refused:
-            raise refused[1]
 
     def _claim(self, path: Path) -> SpooledMail | None:
         try:
@@ -200,13 +205,16 @@ class Delivery:
             self._set_malformed_aside(mail, str(error))
             return
         untried = list(envelope.recipients)
+        at_a_time = RECIPIENTS_AT_A_TIME
+        if mail.lost_sessions and len(untried) > 1:    # it may have been the last one, who goes alone now
+            at_a_time = min(at_a_time, len(untried) - 1)
         unusable = envelope.unusable
         deferred: dict[str, Reply] = {}
         claims = [mail]
         try:
             while untried:
-                group, untried = tuple(untried[:RECIPIENTS_AT_A_TIME]), untried[RECIPIENTS_AT_A_TIME:]
-                owed = {**deferred, **dict.fromkeys(untried)}
+                group, untried = tuple(untried[:at_a_time]), untried[at_a_time:]
+                owed = {**dict.fromkeys(untried), **deferred}    # in the order of their next turn
                 attempt = Attempt(claims[-1], Envelope(envelope.sender, group, unusable), number, owed, is_last=not untried)
                 unusable = ()
                 self._attempt(attempt)
@@ -225,8 +233,9 @@ class Delivery:
     def _set_malformed_aside(self, mail: SpooledMail, reason: str) -> None:
         attempt = Attempt(mail, Envelope(mail.read_sender(), ()), mail.attempts + 1)
         failed = {mail.recipients_text: Reply("RCPT", 553, f"5.1.3 {reason}")}
-        self._send_notice(attempt, failed, spool.failed_path(mail, attempt.label(data=False)))
-        kept = spool.set_aside(mail, None, reason, attempt.label(data=False))
+        label = attempt.label(failed)
+        self._send_notice(attempt, failed, spool.failed_path(mail, label))
+        kept = spool.set_aside(mail, None, reason, label)
         self._settle(attempt)
         self.log.failed([], reason, f"{mail.path.name} kept as {_relative(kept)}")
 
@@ -266,6 +275,7 @@ class Delivery:
                     raise
             else:
                 if not self._about_relay(attempt, replies):
+                    self._heard_well = self._heard_well or attempt.mail.path not in self._blamed
                     attempt.replies.update(replies)
                     return session
                 if is_fresh and not self._take_next_relay():
@@ -278,7 +288,7 @@ class Delivery:
         if reply := self._about_relay(attempt, attempt.replies):
             stage = "Connection error" if reply.code == 421 else "Authentication unavailable"
             raise RelayUnavailable(stage, str(reply), answers_mail=True)
-        if self._outage:
+        if self._outage and self._heard_well:
             self._outage = None
             self.log.outage_ends()
 
@@ -301,6 +311,8 @@ class Delivery:
             reply = attempt.replies.get(recipient)
             if reply is None or policy.outcome_of(reply) is Outcome.DELIVERED:
                 attempt.replies[recipient] = Reply("." if lost.after_content else "RCPT", 0, text)
+        if lost.recipient:    # it may be because of this one, who comes last from now on
+            attempt.replies[lost.recipient] = attempt.replies.pop(lost.recipient)
         if lost.after_content:
             self._prepare_or_remember(attempt)
         else:    # without it, the mail may be sent again at any time
@@ -319,14 +331,13 @@ class Delivery:
     def _prepare(self, attempt: Attempt) -> None:
         """Put on disk what the replies so far call for: copies of what failed, the remainder of what is deferred."""
         self._give_up_on_expired(attempt)
-        for data, commands in ((False, ("MAIL", "RCPT")), (True, ("DATA", "."))):
-            failed = {
-                recipient: attempt.replies[recipient]
-                for recipient in attempt.recipients(Outcome.FAILED)
-                if recipient not in attempt.kept and attempt.replies[recipient].command in commands
-            }
-            if failed:
-                self._keep_failed(attempt, failed, attempt.label(data))
+        failed = {
+            recipient: attempt.replies[recipient]
+            for recipient in attempt.recipients(Outcome.FAILED)
+            if recipient not in attempt.kept
+        }
+        if failed:
+            self._keep_failed(attempt, failed)
         if attempt.remainder:
             attempt.remainder.drop()
             attempt.remainder = None
@@ -339,7 +350,7 @@ class Delivery:
                 attempt.mail,
                 owed,
                 attempt.next_at,
-                attempts=attempt.number,
+                attempts=attempt.number if attempt.is_last or attempt.lost else attempt.number - 1,
                 last_reply=last,
                 lost_sessions=attempt.mail.lost_sessions + (attempt.lost is not None),
             )
@@ -371,9 +382,10 @@ class Delivery:
                 if attempt.replies[recipient].code or attempt.mail.lost_sessions >= _SUSPICIOUS:
                     attempt.replies[recipient] = policy.expired(attempt.replies[recipient])
 
-    def _keep_failed(self, attempt: Attempt, failed: dict[str, Reply], label: str) -> None:
+    def _keep_failed(self, attempt: Attempt, failed: dict[str, Reply]) -> None:
         """The failure notice first, then the copy: where a crash makes us do it again, the copy tells that it was sent."""
         mail = attempt.mail
+        label = attempt.label(failed)
         kept = spool.failed_path(mail, label)
         self._send_notice(attempt, failed, kept)
         reasons = dict.fromkeys(str(reply) for reply in failed.values())
@@ -407,10 +419,17 @@ class Delivery:
             self._prepare(attempt)
             attempt.prepared = True
         self._unflushed.add(attempt.mail.path.parent)
+        if time.monotonic() - self._last_flush > _FLUSH_EVERY_S:
+            self._flush()    # what was recorded before
+            self._unflushed.add(attempt.mail.path.parent)
         if attempt.remainder:
             return spool.postpone(attempt.mail, attempt.remainder)
         spool.remove(attempt.mail)
         return None
+
+    def finish(self) -> None:
+        """The daemon ends: a last try to record what could not be recorded."""
+        self._record_late()
 
     def _record_late(self) -> None:
         for path, attempt in list(self._unrecorded.items()):

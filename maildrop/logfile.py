@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -60,8 +61,9 @@ class MaildropLog:
         """The pass is over: close the file, and with a last line if the pass had anything to say."""
         if self._descriptor is not None:
             self._write(f"### Finished at {_now()}")
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            with suppress(OSError):
+                os.close(descriptor)
 
     def _entry(self, line: str) -> None:
         if self._descriptor is None:

@@ -39,13 +39,15 @@ class RelayUnavailable(Exception):
 class SessionLost(Exception):
     """The session broke, or the relay said what is no SMTP.
 
-    ``after_content``: it may have taken the mail over; ``replies``: what it had said of the recipients before.
+    ``after_content``: it may have taken the mail over; ``replies``: what it had said of the recipients before;
+    ``recipient``: with whom it broke, if it was with one.
     """
 
     def __init__(self, reason: str, after_content: bool = False):
         super().__init__(reason)
         self.after_content = after_content
         self.replies: dict[str, Reply] = {}
+        self.recipient: str | None = None
 
 
 class _Client(smtplib.SMTP):
@@ -219,7 +221,7 @@ class Session:
                 if replies[recipient].code == 421:    # it closes the session (RFC 5321 3.8)
                     raise SessionLost(str(replies[recipient]))
         except SessionLost as lost:
-            lost.replies = replies
+            lost.replies, lost.recipient = replies, recipient
             raise
         return replies
 
@@ -280,8 +282,8 @@ class Session:
             sock = self._smtp.sock
             if sock is not None and not self._final_dot_is_out:
                 self._was_cut = True
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):    # not that of SSLSocket, which would end the encryption first
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _speakable(self, envelope: Envelope) -> tuple[list[str], dict[str, Reply]]:
         """The recipients that can be named to this relay, and our own reply for those that cannot (RFC 6531 3.2)."""

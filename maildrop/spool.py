@@ -312,7 +312,8 @@ class SpooledMail:
         self.content_size = status.st_size - self.content_start
         self._lines = lines
         notes = dict(lines)
-        self.queued_at = _parse_time(notes.get("Queued", ""), status.st_mtime)
+        # Its ctime is when it came, also where a stranger set an mtime of his own; later versions of it say so themselves.
+        self.queued_at = min(_parse_time(notes.get("Queued", ""), status.st_ctime), max(status.st_ctime, 0.0))
         self.attempts = _parse_count(notes.get("Attempts", ""))
         self.lost_sessions = _parse_count(notes.get("Lost-Sessions", ""))
         self.recipients_text = notes["To"]    # as it stands there

@@ -260,7 +260,7 @@ def test_recipient_refused_for_good_is_kept_and_the_others_get_the_mail(tmp_path
         daemon.wait_until_empty()
         [kept] = daemon.failed()
     assert [mail.recipients for mail in relay.accepted] == [(ANN, EVE)]
-    assert kept.name == f"{path.name}.1"
+    assert re.fullmatch(rf"{path.name}\.1-[0-9a-f]{{8}}", kept.name)
     envelope, message = re.fullmatch(rb"((?:##.*\n)+)((?s:.*))", kept.read_bytes()).groups()
     assert envelope.startswith(f"##To:{BOB}\n##From:zoe@example.org\n".encode())
     assert b"##Failed:550 5.1.1 no such user\n" in envelope
@@ -295,7 +295,7 @@ def test_mail_that_all_recipients_are_refused_for_is_kept(tmp_path, relay):
         relay.replies.clear()
         daemon.add_mail("next@example.org")
         daemon.wait_until_empty()
-    assert kept.name == f"{path.name}.1"
+    assert re.fullmatch(rf"{path.name}\.1-[0-9a-f]{{8}}", kept.name)
     assert kept.read_bytes().startswith(f"##To:{ANN}, {BOB}, {EVE}\n".encode())
     assert kept.read_bytes().endswith(b"\n" + original)
     assert relay.recipients() == ["next@example.org"]
