@@ -129,6 +129,7 @@ class Delivery:
         waiting = deque(sorted(waiting, key=lambda path: path in self._refused))
         self._refused.intersection_update(waiting)
         refused: list[Path] = []
+        refusal: RelayUnavailable | None = None
         while waiting and not self.stopping.is_set():
             path = waiting.popleft()
             if sum(held.parent == path.parent for held in self._unrecorded) >= _MOST_UNRECORDED:
@@ -146,17 +147,20 @@ class Delivery:
             except RelayUnavailable as unavailable:
                 if not unavailable.answers_mail:
                     raise
+                refusal = unavailable
                 self._drop_session()
                 self._relay = 0
                 refused.append(path)    # whether that is about the relay or this mail, other mails will show
                 self._refused.add(path)
-                if not self._heard_well and (len(refused) == _PROBES or not waiting):
-                    raise
+                if len(refused) == _PROBES and not self._heard_well:
+                    break
             if self._heard_well:
                 self._blamed.update(refused)
                 refused.clear()
             if waiting:
                 self.stopping.wait(self.settings.wait_s)
+        if refusal and refused:    # nobody was heard: it is the relay
+            raise refusal
 
     def _claim(self, path: Path) -> SpooledMail | None:
         try:
