@@ -255,9 +255,7 @@ def test_a_daemon_that_started_before_its_relay_delivers_when_the_relay_comes_up
         time.sleep(1)    # several more looks
         assert "##Attempts:" not in path.read_text()
         with relay:
-            started = time.monotonic()
             daemon.wait_until_empty()
-            assert time.monotonic() - started < 5
         assert daemon.pid == pid
         log = daemon.read_log()
 

@@ -1,6 +1,8 @@
 import dataclasses
 import random
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -329,28 +331,31 @@ def test_whatever_a_list_holds_the_recipients_are_addresses():
         assert envelope.sender == "" or is_address(envelope.sender), text
 
 
+def parse_or_be_killed(expression, times):
+    """Parse a list in a process that ends after a minute of work: far more than it needs, far less than quadratic time."""
+    code = f"""
+import ast, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+from maildrop.envelope import Envelope, MalformedEnvelope
+try:
+    Envelope.parse("", ast.literal_eval(sys.stdin.read()) * {times})
+except MalformedEnvelope:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", code], input=expression, text=True, check=True, cwd=Path(__file__).parents[2])
+
+
 @pytest.mark.parametrize(
     "unit",
     ["a@b,", "<", "<<>", "(", "()", "\\(", '"', '"\\', "[", "[]", ":", "@", " . ", "a ", '<"a"', '<[\\"]', '<(\\")'],
 )
-def test_a_long_list_takes_time_in_proportion_to_its_length(unit):
-    text = unit * (40_000 // len(unit))
-    started = time.process_time()
-    try:
-        Envelope.parse("", text)
-    except MalformedEnvelope:
-        pass
-    assert time.process_time() - started < 2    # quadratic would be several times that
+def test_a_long_list_is_read_to_its_end(unit):
+    parse_or_be_killed(repr(unit), 1_000_000 // len(unit))
 
 
 @pytest.mark.parametrize("begin", ["< @", "<@", "@", '"', "(", "x "])
-def test_a_long_word_before_many_commas_does_not_take_longer(begin):
-    started = time.process_time()
-    try:
-        Envelope.parse("", begin + "a" * 3_000_000 + "," * 100_000)
-    except MalformedEnvelope:
-        pass
-    assert time.process_time() - started < 2
+def test_a_long_word_before_many_commas_is_read_to_its_end(begin):
+    parse_or_be_killed(repr(begin + "a" * 3_000_000 + "," * 300_000), 1)
 
 
 def test_an_envelope_is_frozen():
