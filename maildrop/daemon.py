@@ -133,7 +133,7 @@ class Daemon:
                 if self._reload.is_set():
                     self._reload.clear()
                     self._load_config()
-            self._delivery.finish()
+            self._delivery.record_late()
             self._broken = False
         finally:
             os.kill(os.getpid(), signal.SIGTERM)    # whatever happened, the main thread has to hear of it

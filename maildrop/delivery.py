@@ -85,7 +85,7 @@ class Delivery:
         self._relay = 0
         self._heard_well = False
         try:
-            self._record_late()
+            self.record_late()
             due: list[Path] = []
             for directory in self.settings.spools:
                 found = self._look(directory)
@@ -422,20 +422,16 @@ class Delivery:
         if not attempt.prepared:
             self._prepare(attempt)
             attempt.prepared = True
-        self._unflushed.add(attempt.mail.path.parent)
         if time.monotonic() - self._last_flush > _FLUSH_EVERY_S:
             self._flush()    # what was recorded before
-            self._unflushed.add(attempt.mail.path.parent)
+        self._unflushed.add(attempt.mail.path.parent)
         if attempt.remainder:
             return spool.postpone(attempt.mail, attempt.remainder)
         spool.remove(attempt.mail)
         return None
 
-    def finish(self) -> None:
-        """The daemon ends: a last try to record what could not be recorded."""
-        self._record_late()
-
-    def _record_late(self) -> None:
+    def record_late(self) -> None:
+        """Try again to record what could not be recorded: before each pass, and when the daemon ends."""
         for path, attempt in list(self._unrecorded.items()):
             with suppress(OSError):
                 renewed = self._record(attempt)

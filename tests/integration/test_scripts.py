@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from support.config_file import write_config
 from support.relay_server import RelayServer
+from support.requires import requires_command, requires_root
 
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "maildrop" / "bin"
@@ -202,13 +203,6 @@ def was_run(python: Path) -> bool:
     return Path(f"{python}.ran").exists()
 
 
-def need(tool: str) -> None:
-    if shutil.which(tool) is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{tool} is not installed, and CI must not skip this")
-        pytest.skip(f"{tool} is not installed")
-
-
 def succeeds(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     assert result.returncode == 0, result
     return result
@@ -235,8 +229,7 @@ def site(tmp_path: Path, compiled: Path) -> Iterator[Site]:
 @pytest.fixture
 def open_site(compiled: Path) -> Iterator[Site]:
     """A site that the account nobody can use too. pytest's own directories are closed to it."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can switch to another account")
+    requires_root()
     root = Path(tempfile.mkdtemp(prefix="maildrop scripts "))
     root.chmod(0o755)
     old_umask = os.umask(0o022)
@@ -264,7 +257,7 @@ def _python_for_all() -> str:
 @pytest.fixture(params=SHELLS)
 def shell(request) -> list[str]:
     if request.param == "dash":
-        need("dash")
+        requires_command("dash")
     elif shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     return SHELLS[request.param]
@@ -281,7 +274,7 @@ def test_a_script_can_be_executed(name):
 
 @pytest.mark.parametrize("name", (*SCRIPTS, "find_python.sh"))
 def test_a_script_passes_shellcheck(name):
-    need("shellcheck")
+    requires_command("shellcheck")
     command = ["shellcheck", "--shell=sh", "--external-sources", f"maildrop/bin/{name}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
