@@ -11,8 +11,9 @@ from email.mime.text import MIMEText
 from email.utils import formatdate
 
 from maildrop import spool
+from maildrop.logfile import printable
 from maildrop.policy import Reply
-from maildrop.relay import own_name, printable
+from maildrop.relay import own_name
 from maildrop.settings import Settings
 from maildrop.spool import SpooledMail
 

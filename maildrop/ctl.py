@@ -13,7 +13,7 @@ from itertools import cycle
 from pathlib import Path
 
 from maildrop import settings as settings_module
-from maildrop import spool
+from maildrop import spool, wake
 from maildrop.pidfile import running_pid
 from maildrop.settings import Settings, SettingsError
 
@@ -122,9 +122,13 @@ def restart(options: argparse.Namespace, config: Path, settings: Settings) -> No
 
 
 def retry(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    for path, mail in _claimed(options.names, settings):
-        with mail:
-            print(f"{path}: due as {spool.renew(mail).name}")
+    try:
+        for path, mail in _claimed(options.names, settings):
+            with mail:
+                print(f"{path}: due as {spool.renew(mail).name}")
+    finally:
+        for directory in settings.spools:
+            wake.announce(directory)
 
 
 def delete(options: argparse.Namespace, config: Path, settings: Settings) -> None:
@@ -146,7 +150,8 @@ def _claimed(names: list[str], settings: Settings) -> Iterator[tuple[Path, spool
 def _find(name: str, settings: Settings) -> Path:
     for directory in settings.spools:
         for path in (directory / name, directory / spool.FAILED / name):
-            if path.parent in (directory, directory / spool.FAILED) and os.path.lexists(path):
+            below = path.parent in (directory, directory / spool.FAILED)
+            if below and os.path.lexists(path):
                 return path
     raise CommandFailed(f"there is no mail {name} in {', '.join(map(str, settings.spools))}")
 
@@ -162,6 +167,8 @@ def make_emails(options: argparse.Namespace, config: Path, settings: Settings) -
         draft.write(options.sender, recipient := next(recipients), _test_mail(options.sender, recipient, number, locked))
         if not locked:
             draft.release()
+    for directory in settings.spools:
+        wake.announce(directory)
     print(f"{options.unlocked} unlocked and {options.locked} locked mails are in {', '.join(map(str, settings.spools))}")
 
 

@@ -6,16 +6,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from maildrop import settings as settings_module
 from maildrop import spool
-from maildrop.delivery import Delivery
+from maildrop.delivery import EVERYTHING, Delivery
 from maildrop.logfile import MaildropLog
 from maildrop.pidfile import AlreadyRunning, PidFile
 from maildrop.settings import Settings, SettingsError
+from maildrop.wake import WakeUp
 
 USAGE = "Usage: maildrop.py /path/to/config"
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -96,11 +98,9 @@ class Daemon:
     def __init__(self, config: Path, settings: Settings, pid_file: PidFile):
         self._config = config
         self._pid_file = pid_file
-        self._interval_s = settings.interval_s
         self._log = MaildropLog(settings.log_file, settings.log_mode, echo=settings.debug)
-        self._delivery = Delivery(settings, self._log)
-        self._wake = threading.Event()
-        self._reload = threading.Event()
+        self._wake = WakeUp()
+        self._delivery = Delivery(settings, self._log, self._wake)
         self._broken = False
 
     def run(self, ready: Callable[[], None] = lambda: None) -> int:
@@ -113,30 +113,36 @@ class Daemon:
             worker = threading.Thread(target=self._work, name="delivery", daemon=True)
             worker.start()
             while signal.sigwait(_SIGNALS) == signal.SIGHUP:
-                self._reload.set()
-                self._wake.set()
+                self._delivery.interrupt()
             self._delivery.cut()
-            self._wake.set()
-            while worker.is_alive() and not self._delivery.connecting.is_set():
+            while worker.is_alive() and not self._delivery.is_only_connecting():
                 worker.join(0.1)
-            return 1 if self._broken else 0
+            return 1 if self._broken and not worker.is_alive() else 0
         finally:
+            self._wake.close()
             self._pid_file.remove()
 
     def _work(self) -> None:
         self._broken = True
+        woken = EVERYTHING
         try:
             while not self._delivery.stopping.is_set():
-                again = self._delivery.run_pass()
-                self._wake.wait(min(self._interval_s, spool.SETTLED_S) if again else self._interval_s)
-                self._wake.clear()
-                if self._reload.is_set():
-                    self._reload.clear()
+                self._listen()
+                self._delivery.run_pass(woken)
+                if self._delivery.interrupted.is_set():
+                    self._delivery.interrupted.clear()
                     self._load_config()
+                    woken = EVERYTHING
+                elif not self._delivery.stopping.is_set():
+                    woken = self._wake.wait(self._delivery.next_look - time.monotonic())
             self._delivery.record_late()
             self._broken = False
         finally:
             os.kill(os.getpid(), signal.SIGTERM)    # whatever happened, the main thread has to hear of it
+
+    def _listen(self) -> None:
+        settings = self._delivery.settings
+        self._wake.listen(settings.spools if settings.trigger else (), settings.directory_mode)
 
     def _load_config(self) -> None:
         try:
@@ -147,7 +153,6 @@ class Daemon:
         except (SettingsError, OSError) as error:
             self._log.notice(f"config not reloaded, the old one stays: {error}")
         else:
-            self._interval_s = settings.interval_s
             self._delivery.settings = settings
             self._log.path, self._log.mode = settings.log_file, settings.log_mode
             self._log.notice("config reloaded")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
@@ -24,6 +25,11 @@ class Envelope:
     sender: str    # reverse-path without <>; "" for the null sender
     recipients: tuple[str, ...]    # at least one, none twice
     unusable: tuple[str, ...] = ()    # what else stood in the list of recipients, as it stood there
+
+    @cached_property
+    def is_ascii(self) -> bool:
+        """Whether any relay can be told of them (RFC 6531)."""
+        return self.sender.isascii() and all(map(str.isascii, self.recipients))
 
     @classmethod
     def parse(cls, sender: str, recipients: str) -> Envelope:
@@ -90,6 +96,13 @@ _TOKEN = re.compile(
 )
 _BLANKS = " \t\r\n"
 _OLD_BLANKS = re.compile(rf"[{_BLANKS}]*([.@])[{_BLANKS}]*")    # old forms have them around dots and @
+_SPECIALS = r'"()<>,:;\[\]\\'
+_PLAIN_ENTRY = re.compile(
+    rf"""(?: [{_BLANKS}]* (?: ([^{_SPECIALS}{_BLANKS}]+) [{_BLANKS}]* )?    # an address or nothing
+           | [^{_SPECIALS}]* < (?!@) ([^{_SPECIALS}{_BLANKS}]*) > [{_BLANKS}]* )    # a name and an address, no route
+        (?: [,;] | \Z )""",
+    re.VERBOSE,
+)
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 
 
@@ -98,6 +111,12 @@ def _addresses(text: str) -> Iterator[tuple[str, str]]:
     entry = _Entry(0)
     position = 0
     while position < len(text):
+        # What most entries look like is read in one go, to the same effect as by what follows, only faster
+        if position == entry.begin and (plain := _PLAIN_ENTRY.match(text, position)):
+            if plain.lastindex:
+                yield plain[0].rstrip(",;").strip(_BLANKS), plain[plain.lastindex]
+            entry.begin = position = plain.end()
+            continue
         token = _TOKEN.match(text, position)
         assert token    # each character begins one
         begin, position = position, token.end()

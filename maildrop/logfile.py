@@ -15,15 +15,14 @@ daemons may share a log.
 from __future__ import annotations
 
 import os
+import re
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
-
-from maildrop.relay import printable
-
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -37,6 +36,7 @@ class MaildropLog:
         self.mode = mode
         self._echo = echo
         self._descriptor: int | None = None
+        self._lock = threading.Lock()    # several connections write to it
 
     def delivered(self, recipients: Iterable[str], facts: str) -> None:
         self._entry(f"OK\t {_listed(recipients)}\t{printable(facts)}")
@@ -59,21 +59,23 @@ class MaildropLog:
 
     def end_block(self) -> None:
         """The pass is over: close the file, and with a last line if the pass had anything to say."""
-        if self._descriptor is not None:
-            self._write(f"### Finished at {_now()}")
-            descriptor, self._descriptor = self._descriptor, None
-            with suppress(OSError):
-                os.close(descriptor)
+        with self._lock:
+            if self._descriptor is not None:
+                self._write(f"### Finished at {_now()}")
+                descriptor, self._descriptor = self._descriptor, None
+                with suppress(OSError):
+                    os.close(descriptor)
 
     def _entry(self, line: str) -> None:
-        if self._descriptor is None:
-            try:
-                self._descriptor = os.open(self.path, _APPEND, self.mode)
-            except OSError as error:
-                self._complain(error, line)
-                return
-            self._write(f"### Started at {_now()}...")
-        self._write(line)
+        with self._lock:
+            if self._descriptor is None:
+                try:
+                    self._descriptor = os.open(self.path, _APPEND, self.mode)
+                except OSError as error:
+                    self._complain(error, line)
+                    return
+                self._write(f"### Started at {_now()}...")
+            self._write(line)
 
     def _write(self, line: str) -> None:
         if self._echo:
@@ -95,6 +97,17 @@ def _print(line: str, stream: TextIO | None) -> None:
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):    # the terminal is gone
         pass
+
+
+def printable(text: bytes | str) -> str:
+    """One line of printable text, whatever a relay sent: line breaks become a blank, the rest is escaped."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    text = text.strip()
+    if text.isprintable():
+        return text
+    joined = re.sub(r"\s*\n\s*", " ", text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in joined)
 
 
 def stamp(seconds: float) -> str:

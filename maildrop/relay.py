@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import encodings.idna    # noqa: F401    # socket asks for it at the first connection; a failure then would last for good
-import re
 import smtplib
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 
 from maildrop.envelope import Envelope
+from maildrop.logfile import printable
 from maildrop.policy import Reply
 from maildrop.settings import Settings
+from maildrop.wire import wire_format
 
 
 _QUIT_TIMEOUT_S = 5.0
@@ -40,12 +41,13 @@ class SessionLost(Exception):
     """The session broke, or the relay said what is no SMTP.
 
     ``after_content``: it may have taken the mail over; ``replies``: what it had said of the recipients before;
-    ``recipient``: with whom it broke, if it was with one.
+    ``recipient``: with whom it broke, if it was with one; neither is known of a flight. ``is_silent``: it fell silent.
     """
 
-    def __init__(self, reason: str, after_content: bool = False):
+    def __init__(self, reason: str, after_content: bool = False, is_silent: bool = False):
         super().__init__(reason)
         self.after_content = after_content
+        self.is_silent = is_silent
         self.replies: dict[str, Reply] = {}
         self.recipient: str | None = None
 
@@ -68,31 +70,31 @@ class _Client(smtplib.SMTP):
 
         Raises SMTPServerDisconnected, also for what is no reply; TimeoutError.
         """
-        deadline = time.monotonic() + self.timeout
-        lines = []
+        lines: list[bytes] = []
+        deadline = None
         while len(lines) < self._MOST_LINES:
-            line = self._line(deadline)
-            match = re.fullmatch(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", line, re.DOTALL)
-            if match is None:
+            while (end := self._received.find(b"\n")) < 0:
+                deadline = deadline or time.monotonic() + self.timeout
+                self._receive(deadline)
+            line, self._received = self._received[:end].rstrip(b"\r"), self._received[end + 1 :]
+            code, separator = line[:3], line[3:4]
+            if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and separator in (b"", b" ", b"-")):
                 raise smtplib.SMTPServerDisconnected(f"no SMTP reply: {printable(line[:200])}")
-            lines.append((match[3] or b"").strip())
-            if match[2] != b"-":
-                return int(match[1]), b"\n".join(lines)
+            lines.append(line[4:].strip())
+            if separator != b"-":
+                return int(code), b"\n".join(lines)
         raise smtplib.SMTPServerDisconnected("a reply without end")
 
-    def _line(self, deadline: float) -> bytes:
-        while b"\n" not in self._received:
-            if len(self._received) > self._LONGEST_LINE:
-                raise smtplib.SMTPServerDisconnected("a reply line without end")
-            if self.sock is None:
-                raise smtplib.SMTPServerDisconnected("Connection closed")
-            self.sock.settimeout(max(0.001, deadline - time.monotonic()))
-            received = self.sock.recv(8192)
-            if not received:
-                raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
-            self._received += received
-        line, _, self._received = self._received.partition(b"\n")
-        return line.rstrip(b"\r")
+    def _receive(self, deadline: float) -> None:
+        if len(self._received) > self._LONGEST_LINE:
+            raise smtplib.SMTPServerDisconnected("a reply line without end")
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("Connection closed")
+        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+        received = self.sock.recv(8192)
+        if not received:
+            raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
+        self._received += received
 
     def expect_silence(self) -> None:
         """Make sure that every reply so far has been read: with one too many, the next ones would go to the wrong command.
@@ -137,15 +139,24 @@ class Session:
     """An open session, greeted, encrypted and logged in as the settings ask for.
 
     For each mail: ``offer`` its envelope, then ``transmit`` its content or ``withdraw`` it.
+
+    Where the relay offers PIPELINING, an envelope and DATA go out in one flight, and the next mail's flight goes right
+    behind the content of this one (RFC 2920 3.1). What is said to a flight is believed only when it is sure that each reply
+    was one to its command: with one reply too many, all behind it would be given to the wrong recipient. Of a flight that
+    breaks, nothing is believed: one command at a time will show what is wrong.
     """
 
-    def __init__(self, host: str, settings: Settings):
-        """Raises RelayUnavailable."""
+    def __init__(self, host: str, settings: Settings, pipelining: bool = True):
+        """``pipelining``: if settings and relay want it too. Raises RelayUnavailable."""
+        self.host = host
         self._data_timeout_s = settings.data_timeout_s
         self._timeout_s = settings.timeout_s
         self._final_dot_is_out = False
         self._was_cut = False
         self._turning_point = threading.Lock()    # held while it is decided whether the final dot goes out
+        self._ahead: Envelope | None = None    # whose flight is out, its replies not read yet
+        self._data: Reply | None = None    # to the DATA of the last flight, until it has been heeded
+        self._is_reset = False    # RSET has been said since the last envelope
         self._smtp = _connect(host, settings)
         try:
             self._ehlo()
@@ -153,6 +164,7 @@ class Session:
                 self._starttls(required=settings.tls == 2)
             if settings.login and settings.password:
                 self._login(settings.login, settings.password)
+            self.pipelining = pipelining and settings.pipelining and self._smtp.has_extn("pipelining")
         except BaseException:
             self._smtp.close()
             raise
@@ -202,61 +214,114 @@ class Session:
     # -- a mail --
 
     def offer(self, envelope: Envelope, size: int) -> dict[str, Reply]:
-        """Send the envelope of a mail of ``size`` bytes and return the reply for each recipient.
+        """Send the envelope of a mail of ``size`` bytes, if it is not out yet, and return the reply for each recipient.
 
         A refused sender is a refusal of all of them. Raises SessionLost.
         """
+        was_ahead, self._ahead = self._ahead is envelope, None
         recipients, replies = self._speakable(envelope)
         if not recipients:
             return replies
-        options = self._mail_options(envelope, size)
-        mail = self._command("MAIL", f"MAIL FROM:<{envelope.sender}>{options}")
+        self._is_reset = False
+        if not self.pipelining:
+            return replies | self._ask(envelope, recipients, size, self._command)
+        if not was_ahead:
+            self._send(self._flight(envelope, size))
+        return replies | self._ask(envelope, recipients, size, self._answer)
+
+    def _ask(
+        self, envelope: Envelope, recipients: list[str], size: int, ask: Callable[[str, str], Reply]
+    ) -> dict[str, Reply]:
+        replies: dict[str, Reply] = {}
+        mail = ask("MAIL", self._mail_command(envelope, size))
         if mail.code == 503:    # "bad sequence": it has not understood what went before, and speaks not of this mail
             raise SessionLost(str(mail))
-        if not 200 <= mail.code < 300:
-            return replies | dict.fromkeys(recipients, mail)
-        try:
-            for recipient in recipients:
-                replies[recipient] = self._command("RCPT", f"RCPT TO:<{recipient}>")
-                if replies[recipient].code == 421:    # it closes the session (RFC 5321 3.8)
-                    raise SessionLost(str(replies[recipient]))
-        except SessionLost as lost:
-            lost.replies, lost.recipient = replies, recipient
-            raise
-        return replies
+        is_heard = 200 <= mail.code < 300
+        if mail.code != 421 and (is_heard or self.pipelining):
+            try:
+                for recipient in recipients:
+                    replies[recipient] = ask("RCPT", f"RCPT TO:<{recipient}>")
+                    if replies[recipient].code == 421:    # it closes the session (RFC 5321 3.8)
+                        raise SessionLost(str(replies[recipient]))
+            except SessionLost as lost:
+                if not self.pipelining:
+                    lost.replies, lost.recipient = replies, recipient
+                raise
+            if self.pipelining:
+                self._data = ask("DATA", "DATA")
+                self._make_sure(replies.values())
+        return replies if is_heard else dict.fromkeys(recipients, mail)
+
+    def _make_sure(self, replies: Iterable[Reply]) -> None:
+        """Make sure that the last reply to a flight was the one to DATA. Raises SessionLost."""
+        assert self._data
+        if self._data.code == 354:
+            if not all(200 <= reply.code < 300 for reply in replies):    # else ``transmit`` is early enough
+                self._expect_silence()
+        elif 200 <= self._data.code < 400:
+            raise SessionLost(f"DATA was answered with {self._data}")
+        else:
+            self._reset()
+
+    def _reset(self) -> None:
+        """Have RSET answered: then nothing of what was said before is still on its way. Raises SessionLost."""
+        reply = self._command("RSET", "RSET")
+        self._expect_silence()
+        if reply.code != 250:
+            raise SessionLost(f"RSET was answered with {reply}")
+        self._is_reset = True
 
     def withdraw(self) -> bool:
-        """Make the relay forget the mail offered last. False if the session cannot be used any more; never raises."""
+        """Make the relay forget the mail offered last, which nobody gets. False if the session cannot be used any more.
+
+        Never raises.
+        """
+        data, self._data = self._data, None
         try:
-            return self._command("RSET", "RSET").code == 250
+            if data is None:
+                self._is_reset = self._command("RSET", "RSET").code == 250
+            elif data.code == 354:    # though it took no recipient: RFC 2920 3.1
+                return self._command(".", ".").code not in (0, 421)
+            return self._is_reset
         except SessionLost:
             return False
 
-    def transmit(self, content: Iterator[bytes]) -> Reply:
+    def transmit(
+        self,
+        content: Iterator[bytes],
+        ahead: tuple[Envelope, int] | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Reply:
         """Send the message for the recipients that were accepted; the reply is for all of them.
 
-        Line ends become CRLF, dots are stuffed (RFC 5321 4.5.2), every other byte passes unchanged. Raises SessionLost,
-        also where ``content`` raises OSError.
+        Line ends become CRLF, dots are stuffed (RFC 5321 4.5.2), every other byte passes unchanged. ``ahead``: envelope and
+        size of the mail that will be offered next; where the relay allows it, they go out right behind the content.
+        ``meanwhile`` is called when all is out and the relay has something to do; it must not raise.
+        Raises SessionLost, also where ``content`` raises OSError.
         """
-        reply = self._command("DATA", "DATA")
-        if 200 <= reply.code < 400 and reply.code != 354:
-            raise SessionLost(f"DATA was answered with {reply}")
+        reply = self._data or self._command("DATA", "DATA")
         if reply.code != 354:
+            if 200 <= reply.code < 400:
+                raise SessionLost(f"DATA was answered with {reply}")
             return reply
+        self._data = None
         try:
-            self._smtp.expect_silence()
             chunks = wire_format(content)
             last = next(chunks)
             for chunk in chunks:
                 self._smtp.send(last)
                 last = chunk
+            if ahead and self.pipelining and self._speakable(ahead[0])[0]:
+                last += self._flight(*ahead)
+                self._ahead = ahead[0]
             with self._turning_point:
                 if self._was_cut:
                     raise SessionLost("cut")
                 self._smtp.expect_silence()    # a reply before its time is not the one to this mail
                 self._final_dot_is_out = True
+            self._smtp.timeout = self._data_timeout_s    # it need not read on before it has dealt with the content
             self._smtp.send(last)
-            self._smtp.timeout = self._data_timeout_s
+            meanwhile()
             return self._reply(".")
         except (smtplib.SMTPException, OSError) as error:
             raise SessionLost(_reason(error), after_content=self._final_dot_is_out) from error
@@ -266,6 +331,9 @@ class Session:
 
     def quit(self) -> None:
         """End the session; never raises, and does not wait long."""
+        if self._ahead or self._data:    # QUIT would be part of a mail
+            self.close()
+            return
         self._smtp.timeout = min(self._timeout_s, _QUIT_TIMEOUT_S)
         try:
             self._smtp.quit()
@@ -287,7 +355,7 @@ class Session:
 
     def _speakable(self, envelope: Envelope) -> tuple[list[str], dict[str, Reply]]:
         """The recipients that can be named to this relay, and our own reply for those that cannot (RFC 6531 3.2)."""
-        if self._smtp.has_extn("smtputf8"):
+        if envelope.is_ascii or self._smtp.has_extn("smtputf8"):
             return list(envelope.recipients), {}
         refusal = "5.6.7 the relay does not take addresses that are not ASCII"
         if not envelope.sender.isascii():
@@ -296,22 +364,45 @@ class Session:
         others = [recipient for recipient in envelope.recipients if not recipient.isascii()]
         return plain, dict.fromkeys(others, Reply("RCPT", 553, refusal))
 
-    def _mail_options(self, envelope: Envelope, size: int) -> str:
-        options = ""
+    def _flight(self, envelope: Envelope, size: int) -> bytes:
+        recipients, _ = self._speakable(envelope)
+        lines = [self._mail_command(envelope, size), *(f"RCPT TO:<{recipient}>" for recipient in recipients), "DATA", ""]
+        return "\r\n".join(lines).encode("utf-8")
+
+    def _mail_command(self, envelope: Envelope, size: int) -> str:
+        command = f"MAIL FROM:<{envelope.sender}>"
         if self._smtp.has_extn("size"):
-            options += f" SIZE={size}"    # RFC 1870; line ends may add some, which it allows for
+            command += f" SIZE={size}"    # RFC 1870; line ends may add some, which it allows for
         if self._smtp.has_extn("8bitmime"):
-            options += " BODY=8BITMIME"    # RFC 6152; true of 7-bit content too
-        needs_utf8 = not (envelope.sender + "".join(envelope.recipients)).isascii()
-        if needs_utf8 and self._smtp.has_extn("smtputf8"):
-            options += " SMTPUTF8"
-        return options
+            command += " BODY=8BITMIME"    # RFC 6152; true of 7-bit content too
+        if not envelope.is_ascii and self._smtp.has_extn("smtputf8"):
+            command += " SMTPUTF8"
+        return command
 
     def _command(self, verb: str, line: str) -> Reply:
+        """Send a command line and read the reply. Raises SessionLost."""
+        self._send(line.encode("utf-8") + b"\r\n")
+        return self._answer(verb, line)
+
+    def _send(self, lines: bytes) -> None:
         try:
             self._smtp.expect_silence()
-            self._smtp.send(line.encode("utf-8") + b"\r\n")
+            self._smtp.send(lines)
+        except (smtplib.SMTPException, OSError) as error:
+            raise SessionLost(_reason(error)) from error
+
+    def _answer(self, verb: str, line: str) -> Reply:
+        """The reply to a command line that is out. Raises SessionLost."""
+        try:
             return self._reply(verb)
+        except TimeoutError as error:
+            raise SessionLost(_reason(error), is_silent=True) from error
+        except (smtplib.SMTPException, OSError) as error:
+            raise SessionLost(_reason(error)) from error
+
+    def _expect_silence(self) -> None:
+        try:
+            self._smtp.expect_silence()
         except (smtplib.SMTPException, OSError) as error:
             raise SessionLost(_reason(error)) from error
 
@@ -340,47 +431,6 @@ def own_name() -> str:
         return f"[{socket.gethostbyname(socket.gethostname())}]"
     except OSError:
         return "[127.0.0.1]"
-
-
-# -- content on the wire --
-
-
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-_DOT_FIRST = re.compile(rb"(?<=\n)\.")
-
-
-def wire_format(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Turn message bytes, however they are cut, into what goes over the wire; the last chunk has the final dot.
-
-    LF, CRLF and a lone CR become CRLF, a missing last line end is added, a dot that begins a line is doubled.
-    """
-    ready = b""    # one chunk behind, so that the final dot does not travel alone
-    at_line_start = True
-    held_cr = b""    # a CR at the end of a chunk may be half of a CRLF
-    for chunk in chunks:
-        chunk = held_cr + chunk
-        held_cr = b"\r" if chunk.endswith(b"\r") else b""
-        stuffed = _DOT_FIRST.sub(b"..", _LINE_END.sub(b"\r\n", chunk[: len(chunk) - len(held_cr)]))
-        if not stuffed:
-            continue
-        if at_line_start and stuffed.startswith(b"."):
-            stuffed = b"." + stuffed
-        at_line_start = stuffed.endswith(b"\n")
-        if ready:
-            yield ready
-        ready = stuffed
-    yield ready + (b"\r\n" if held_cr or not at_line_start else b"") + b".\r\n"
-
-
-# -- text for the log --
-
-
-def printable(text: bytes | str) -> str:
-    """One line of printable text, whatever a relay sent: line breaks become a blank, the rest is escaped."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "backslashreplace")
-    joined = re.sub(r"\s*\n\s*", " ", text.strip())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in joined)
 
 
 def _reason(error: Exception) -> str:

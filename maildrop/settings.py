@@ -42,6 +42,9 @@ class Settings:
     debug: bool
     debug_receiver: str    # comma-separated addresses, "" for none
     batch: int    # mails per connection, 0: all
+    connections: int    # at a time, at most
+    pipelining: bool
+    trigger: bool
     tls: int
     login: str
     password: str = field(repr=False)
@@ -192,6 +195,9 @@ KEYS = {
         Key("DEBUG", "debug", False, _flag),
         Key("DEBUG_RECEIVER", "debug_receiver", "", _text),
         Key("MAILDROP_BATCH", "batch", 0, _number(int, 0, 10**9, "a number of mails, 0 for all")),
+        Key("MAILDROP_CONNECTIONS", "connections", 8, _number(int, 1, 100, "a number of connections, 1 to 100")),
+        Key("MAILDROP_PIPELINING", "pipelining", True, _flag),
+        Key("MAILDROP_TRIGGER", "trigger", True, _flag),
         Key("MAILDROP_TLS", "tls", 0, _number(int, 0, 2, "0, 1 or 2"), required=True),
         Key("MAILDROP_LOGIN", "login", "", _text),
         Key("MAILDROP_PASSWORD", "password", "", _text, secret=True),

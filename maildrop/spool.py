@@ -27,7 +27,8 @@ on disk                        state        what comes next
 Steps, and what a crash in the midst of one leaves behind:
 
 * write: create ``NAME.lck``, then ``NAME``, both exclusively. A crash leaves a locked mail, never a half one that is due.
-* release: remove ``NAME.lck``; one call.
+  Our own writers write the mail as ``NAME.lck`` and then give that file a second name, where files can have two.
+* release: remove ``NAME.lck``; one call. Then the daemons may be told in ``wake/``, see ``wake``.
 * claim: open ``NAME`` and ``flock`` it, then look whether the path still names that file and no lock has appeared. The
   kernel ends the claim when the process dies.
 * set aside, postpone: write a new file in ``tmp/``, complete with mode and mtime, and rename it. A crash leaves a file in
@@ -55,11 +56,11 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import chain
+from io import FileIO
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from maildrop.envelope import Envelope, MalformedEnvelope, parse_sender
 
@@ -104,6 +105,11 @@ def new_name() -> str:
     return f"{stamp}.{microseconds:06}-{uuid.uuid4().hex[:8]}"
 
 
+def is_our_name(name: str) -> bool:
+    """Whether ``new_name`` made it: then its writer keeps a lock beside the file for as long as it is not complete."""
+    return _OUR_NAME.fullmatch(name) is not None
+
+
 def lock_path(path: Path) -> Path:
     return path.with_name(path.name + LOCK_SUFFIX)
 
@@ -140,6 +146,7 @@ class Draft:
         self.path = path
         self.mode = mode
         self.durable = durable
+        self._lock = f"{path}{LOCK_SUFFIX}"
 
     def write(self, sender: str, recipients: str, content: bytes, notes: Mapping[str, str] | None = None) -> None:
         """Put the mail in the spool, locked. ``notes``: further envelope lines.
@@ -147,20 +154,54 @@ class Draft:
         Raises OSError if it cannot be written; then nothing of it is left.
         """
         envelope = {"To": recipients, "From": sender, **(notes or {})}
-        head = _format_envelope(envelope.items(), content[:2])
-        lock = lock_path(self.path)
-        _close_new(_create(lock, self.mode), lock)
+        parts = [_format_envelope(envelope.items(), content[:2]), content]
+        descriptor = _create(self._lock, self.mode)
         try:
-            with os.fdopen(_create(self.path, self.mode), "wb") as stream:
-                stream.write(head)
-                stream.write(content)
+            _write_and_close(descriptor, parts)
+            linked = self._link()
+        except BaseException:
+            with suppress(OSError):    # then it stays locked
+                self._take_back()
+            raise
+        if not linked:
+            self._write_copy(parts)
+
+    def _link(self) -> bool:
+        """Give the file its second name: cheaper by far than a second file. False where that is not possible."""
+        try:
+            os.link(self._lock, self.path)
         except FileExistsError:    # somebody else's mail
-            lock.unlink()
+            raise
+        except OSError:    # a file system where a file has one name; else the copy will fail for the same reason
+            return False
+        return True
+
+    def _take_back(self) -> None:
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self.path), os.lstat(self._lock)):    # else it is somebody else's mail
+                os.unlink(self.path)
+        self.release()
+
+    def _write_copy(self, parts: list[bytes]) -> None:
+        try:
+            _write_and_close(_create(self.path, self.mode), parts)
+        except FileExistsError:    # somebody else's mail
+            self.release()
             raise
         except BaseException:
             with suppress(OSError):    # then it stays locked
                 self.discard()
             raise
+
+    def begin_flush(self) -> None:
+        """Have the disk begin to take the mail. With many begun, ``flush`` takes a fraction of the time."""
+        if self.durable:
+            with suppress(OSError, AttributeError):    # the latter where there is no such call
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)    # Linux writes it out first
+                finally:
+                    os.close(descriptor)
 
     def flush(self) -> None:
         """Put the mail's bytes on the disk; its directory is the caller's. Raises OSError."""
@@ -183,12 +224,12 @@ class Draft:
 
     def release(self) -> None:
         """Take the lock away: from now on the mail is due."""
-        lock_path(self.path).unlink(missing_ok=True)
+        _unlink(self._lock)
 
     def discard(self) -> None:
         """Take the mail away, then its lock: at no time is it there without one."""
-        self.path.unlink(missing_ok=True)
-        lock_path(self.path).unlink(missing_ok=True)
+        _unlink(self.path)
+        self.release()
 
 
 def flush_directory(directory: Path) -> None:
@@ -204,25 +245,37 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _create(path: Path, mode: int) -> int:
+def _create(path: Path | str, mode: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     if mode & 0o077:    # what the umask may have taken away
         try:
             os.fchmod(descriptor, mode)
         except OSError:
-            _close_new(descriptor, path)
-            path.unlink(missing_ok=True)
+            try:
+                os.close(descriptor)
+            finally:
+                _unlink(path)
             raise
     return descriptor
 
 
-def _close_new(descriptor: int, path: Path) -> None:
-    """Close a new file; where that fails, it is not there."""
+def _write_and_close(descriptor: int, parts: list[bytes]) -> None:
+    """Write the parts one after the other, without a copy of them."""
     try:
+        left = [memoryview(part) for part in parts if part]
+        while left:
+            written = os.writev(descriptor, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
+    finally:
         os.close(descriptor)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+
+
+def _unlink(path: Path | str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _format_envelope(lines: Iterable[tuple[str, str]], content_begins: bytes) -> bytes:
@@ -236,82 +289,47 @@ def one_line(text: str) -> str:
     return text.replace("\r", "").replace("\n", "")
 
 
-# -- looking --
+# -- states --
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What a look at a spool found."""
-
-    due: list[Path]    # oldest first
-    unsettled: bool    # there are strangers' files that were changed a moment ago
+def is_settled(name: str, status: os.stat_result, now: float) -> bool:
+    """Whether the file is complete as far as one can tell without its lock."""
+    return abs(now - status.st_ctime) >= SETTLED_S or is_our_name(name)
 
 
-def scan(directory: Path, now: float) -> Scan:
-    """List the mails that are due at ``now`` (seconds since the epoch). No file is opened.
-
-    Raises OSError if the directory cannot be read.
-    """
-    with os.scandir(directory) as listing:
-        entries = list(listing)
-    names = {entry.name for entry in entries}
-    due: list[tuple[int, str]] = []
-    unsettled = False
-    for entry in entries:
-        if entry.name + LOCK_SUFFIX in names or not _may_be_mail(entry):
-            continue
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except OSError:    # gone since
-            continue
-        if not _is_settled(entry.name, status, now):
-            unsettled = True
-        elif _time_has_come(status, now):
-            due.append((status.st_mtime_ns, entry.name))
-    return Scan([directory / name for _, name in sorted(due)], unsettled)
-
-
-def count(directory: Path) -> int:
-    """How many mails are in a spool, locked and deferred ones included; 0 where there is no such directory."""
-    try:
-        with os.scandir(directory) as listing:
-            return sum(_may_be_mail(entry) for entry in listing)
-    except FileNotFoundError:
-        return 0
-
-
-def _may_be_mail(entry: os.DirEntry[str]) -> bool:
-    if entry.name.startswith(".") or entry.name.endswith(LOCK_SUFFIX):
-        return False
-    return entry.is_file(follow_symlinks=False)
-
-
-def _is_settled(name: str, status: os.stat_result, now: float) -> bool:
-    return _OUR_NAME.fullmatch(name) is not None or abs(now - status.st_ctime) >= SETTLED_S
-
-
-def _time_has_come(status: os.stat_result, now: float) -> bool:
+def time_has_come(status: os.stat_result, now: float) -> bool:
+    """Whether the mail is not deferred, or no longer."""
     return status.st_mtime <= now or status.st_mtime > now + LONGEST_DELAY_S    # more was not set by a daemon
 
 
 # -- reading --
 
 
+class _Head(NamedTuple):
+    """What was read of a file to find its message."""
+
+    lines: list[tuple[str, str]]    # of the envelope
+    content_start: int
+    content_begins: bytes    # what came with it, so that it need not be read again: at most a chunk
+
+
 class SpooledMail:
     """A claimed mail. Close it to end the claim.
 
-    ``content_start`` and ``content_size`` say where in ``stream`` the message lies; ``envelope`` is who gets it.
+    ``content_start`` and ``content_size`` say where in ``stream`` the message lies, whatever the stream's own position.
     """
 
-    def __init__(self, path: Path, stream: BinaryIO, lines: list[tuple[str, str]], durable: bool):
+    def __init__(self, path: Path, stream: BinaryIO | FileIO, head: _Head, durable: bool):
         self.path = path
+        self.name = path.name
         self.stream = stream
         self.durable = durable    # whether what is recorded of it has to survive a power cut
         self.status = status = os.fstat(stream.fileno())
-        self.content_start = stream.tell()
-        self.content_size = status.st_size - self.content_start
-        self._lines = lines
-        notes = dict(lines)
+        self.content_start = head.content_start
+        self.content_size = status.st_size - head.content_start
+        self._content_begins = head.content_begins
+        self._lines = head.lines
+        notes = dict(head.lines)
         # Its ctime is when it came, also where a stranger set an mtime of his own; later versions of it say so themselves.
         self.queued_at = min(_parse_time(notes.get("Queued", ""), status.st_ctime), max(status.st_ctime, 0.0))
         self.attempts = _parse_count(notes.get("Attempts", ""))
@@ -322,8 +340,8 @@ class SpooledMail:
     @property
     def identity(self) -> str:
         """What tells this mail from every other one, the same in each attempt. A stranger may use a name again."""
-        name = self.path.name
-        if _OUR_NAME.fullmatch(name):
+        name = self.name
+        if is_our_name(name):
             return name
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
         readable = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:80]
@@ -346,21 +364,30 @@ class SpooledMail:
             return ""
 
     def content(self) -> Iterator[bytes]:
-        """The message in chunks. Raises OSError if the file has become shorter."""
-        self.stream.seek(self.content_start)
-        left = self.content_size
-        while left > 0:
-            chunk = self.stream.read(min(_CHUNK, left))
-            if not chunk:
-                raise OSError(f"{self.path} became shorter while it was read")
-            left -= len(chunk)
-            yield chunk
+        """The message in chunks, as often as it is asked for. Raises OSError if the file has become shorter."""
+        return self._beginning(self.content_size)
 
     def header(self) -> bytes:
         """The message's header fields, each line ended by LF: what stands before its first blank line, at most 1 MB."""
-        self.stream.seek(self.content_start)
-        text = self.stream.read(min(_LARGEST_HEADER, self.content_size))
-        return re.split(rb"\A\n|\n\n", re.sub(rb"\r\n?", b"\n", text), maxsplit=1)[0]
+        text = self._content_begins
+        end = _end_of_header(text)
+        if end is None and len(text) < self.content_size:
+            text = b"".join(self._beginning(min(_LARGEST_HEADER, self.content_size)))
+            end = _end_of_header(text)
+        header = text[:end]
+        return _CR.sub(b"\n", header) if b"\r" in header else header
+
+    def _beginning(self, size: int) -> Iterator[bytes]:
+        chunk = self._content_begins[: max(size, 0)]
+        done = 0
+        while done < size:
+            if not chunk:
+                chunk = os.pread(self.stream.fileno(), min(_CHUNK, size - done), self.content_start + done)
+            if not chunk:
+                raise OSError(f"{self.path} became shorter while it was read")
+            yield chunk
+            done += len(chunk)
+            chunk = b""
 
     def lines_with(self, changes: Mapping[str, str]) -> list[tuple[str, str]]:
         """The envelope's lines with some of them replaced; To comes first."""
@@ -370,7 +397,7 @@ class SpooledMail:
     def names_path(self) -> bool:
         """Whether the mail's path still leads to this very file. Raises OSError where that cannot be told."""
         try:
-            there = os.stat(self.path, follow_symlinks=False)
+            there = os.lstat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return (there.st_dev, there.st_ino) == (self.status.st_dev, self.status.st_ino)
@@ -390,21 +417,25 @@ def claim(path: Path, now: float, durable: bool = True) -> SpooledMail:
 
     Raises SpoolBusy, NotAMail, or OSError where the file cannot be read.
     """
-    stream = _open_regular(path)
+    if path.name.endswith(LOCK_SUFFIX):    # which may be a locked mail's other name
+        raise NotAMail("a lock")
+    stream, status = _open_regular(path)
     try:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SpoolBusy(f"{path} is claimed by another process") from None
-        status = os.fstat(stream.fileno())
-        if not (_time_has_come(status, now) and _is_settled(path.name, status, now)):
+        if not (time_has_come(status, now) and is_settled(path.name, status, now)):
             raise SpoolBusy(f"{path} is deferred")
         mail = SpooledMail(path, stream, _read_envelope_lines(stream), durable)
-        if (mail.status.st_size, mail.status.st_ctime_ns) != (status.st_size, status.st_ctime_ns):
+        released = mail.status.st_nlink < status.st_nlink    # its lock was its second name: only the ctime tells
+        if (mail.status.st_size, mail.status.st_mtime_ns) != (status.st_size, status.st_mtime_ns) or (
+            mail.status.st_ctime_ns != status.st_ctime_ns and not released
+        ):
             raise SpoolBusy(f"{path} is being written")
         # Since it was listed it may have been locked, replaced or moved. An abort removes the mail before the lock: if there
         # is no lock now, and then the mail is still there, it is not being aborted.
-        if os.path.lexists(lock_path(path)) or not mail.names_path():
+        if os.path.lexists(f"{path}{LOCK_SUFFIX}") or not mail.names_path():
             raise SpoolBusy(f"{path} was locked or moved")
         return mail
     except BaseException:
@@ -412,7 +443,7 @@ def claim(path: Path, now: float, durable: bool = True) -> SpooledMail:
         raise
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def _open_regular(path: Path) -> tuple[FileIO, os.stat_result]:
     """Open without following a link and without waiting for the other end of a FIFO."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -428,30 +459,62 @@ def _open_regular(path: Path) -> BinaryIO:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV, errno.EACCES):
             raise NotAMail(os.strerror(error.errno)) from error
         raise
-    stream = os.fdopen(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        stream.close()
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
         raise NotAMail("no regular file")
-    return stream
+    return FileIO(descriptor, "rb"), status
 
 
-def _read_envelope_lines(stream: BinaryIO) -> list[tuple[str, str]]:
-    """Read up to the message; ``stream`` then stands at its first byte. Raises NotAMail."""
-    if stream.read(5) != b"##To:":
+def _read_envelope_lines(stream: BinaryIO | FileIO) -> _Head:
+    """Read up to the message and a little more, wherever ``stream`` stands. Raises NotAMail."""
+    data = os.pread(stream.fileno(), _CHUNK, 0)
+    if not data.startswith(b"##To:"):
         raise NotAMail("does not begin with ##To:")
-    stream.seek(0)
     lines: list[tuple[str, str]] = []
-    while stream.tell() < _LARGEST_ENVELOPE and len(lines) < _MOST_ENVELOPE_LINES:
-        start = stream.tell()
-        line = stream.readline(_LARGEST_ENVELOPE)
-        if not line.startswith(b"##"):
-            stream.seek(start)
-            return lines
-        key, _, value = _decode(line[2:].rstrip(b"\r\n")).partition(":")
+    start = 0
+    while start < _LARGEST_ENVELOPE and len(lines) < _MOST_ENVELOPE_LINES:
+        end = data.find(b"\n", start) + 1
+        if not end:
+            data = _with_whole_line(stream, data, start)
+            end = data.find(b"\n", start) + 1 or len(data)
+        if not data.startswith(b"##", start):
+            return _Head(lines, start, data[start : start + _CHUNK])
+        key, _, value = _decode(data[start + 2 : end].rstrip(b"\r\n")).partition(":")
+        start = end
         if key == "Content":
-            return lines
+            return _Head(lines, start, data[start : start + _CHUNK])
         lines.append((key, value))
     raise NotAMail("has no end of the envelope")
+
+
+def _with_whole_line(stream: BinaryIO | FileIO, data: bytes, start: int) -> bytes:
+    """``data`` and as much more of the file as it takes to end the line at ``start``, if that is one of the envelope."""
+    end = -1
+    searched = start
+    while end < 0 and b"##".startswith(data[start : start + 2]) and len(data) - start < _LARGEST_ENVELOPE:
+        more = os.pread(stream.fileno(), max(_CHUNK, len(data)), len(data))    # each time twice as much: linear time
+        if not more:
+            break
+        searched, data = len(data), data + more
+        end = data.find(b"\n", searched)
+    return data
+
+
+# A CR alone ends a line too; the one of CR LF must not count as a line of its own
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n?|\n)")
+_CR = re.compile(rb"\r\n?")
+
+
+def _end_of_header(text: bytes) -> int | None:
+    """Where the first blank line of a message begins, or the end of the line before it; None without one."""
+    if text.startswith((b"\n", b"\r")):
+        return 0
+    end = text.find(b"\n\n")
+    if end >= 0 and text.find(b"\r", 0, end) < 0:    # the usual mail
+        return end
+    blank = _BLANK_LINE.search(text)
+    return blank and blank.start()
 
 
 def _decode(raw: bytes) -> str:
@@ -466,12 +529,12 @@ def _format_time(seconds: float, form: str = "%Y-%m-%dT%H:%M:%S.%f+00:00") -> st
 
 
 def _parse_count(text: str) -> int:
-    return int(text) if re.fullmatch(r"\s*[0-9]{1,6}\s*", text) else 0
+    return int(text) if text and re.fullmatch(r"\s*[0-9]{1,6}\s*", text) else 0
 
 
 def _parse_time(text: str, otherwise: float) -> float:
     try:
-        seconds = datetime.fromisoformat(text.strip()).timestamp()
+        seconds = datetime.fromisoformat(text.strip()).timestamp() if text else otherwise
     except (ValueError, OverflowError):
         seconds = otherwise
     return min(max(seconds, 0.0), _LATEST_S)
@@ -483,10 +546,9 @@ def _parse_time(text: str, otherwise: float) -> float:
 class TmpMail:
     """A mail that is complete in ``tmp/`` and waits to be renamed to where it belongs."""
 
-    def __init__(self, path: Path, stream: BinaryIO, lines: list[tuple[str, str]], durable: bool):
+    def __init__(self, path: Path, stream: BinaryIO, durable: bool):
         self.path = path
         self._stream = stream    # open as long as it is needed: its flock keeps ``clean`` off, and later is the claim
-        self._lines = lines
         self._durable = durable
 
     def close(self) -> None:
@@ -499,9 +561,7 @@ class TmpMail:
 
     def as_mail(self, path: Path) -> SpooledMail:
         """The claimed mail that it has become at ``path``."""
-        self._stream.seek(0)
-        _read_envelope_lines(self._stream)
-        return SpooledMail(path, self._stream, self._lines, self._durable)
+        return SpooledMail(path, self._stream, _read_envelope_lines(self._stream), self._durable)
 
 
 def draft_remainder(
@@ -534,7 +594,7 @@ def postpone(mail: SpooledMail, remainder: TmpMail) -> SpooledMail | None:
 def remove(mail: SpooledMail) -> None:
     """Nobody waits for the mail any more: one call."""
     if mail.names_path():
-        mail.path.unlink(missing_ok=True)
+        _unlink(mail.path)
 
 
 def failed_path(mail: SpooledMail, label: str) -> Path:
@@ -620,15 +680,15 @@ def _new_file(beside: SpooledMail, lines: list[tuple[str, str]], content: Iterab
             with suppress(PermissionError):
                 os.fchown(stream.fileno(), beside.status.st_uid, beside.status.st_gid)
         chunks = iter(content)
-        first = next(chunks, b"")
-        stream.write(_format_envelope(lines, first[:2]))
-        for chunk in chain([first], chunks):
+        begin = b"".join(islice(chunks, 2))    # the first alone may be a single byte
+        stream.write(_format_envelope(lines, begin[:2]))
+        for chunk in chain([begin], chunks):
             stream.write(chunk)
         stream.flush()
         os.utime(stream.fileno(), (mtime, mtime))
         if beside.durable:
             os.fsync(stream.fileno())
-        return TmpMail(path, stream, lines, beside.durable)
+        return TmpMail(path, stream, beside.durable)
     except BaseException:
         path.unlink(missing_ok=True)
         stream.close()
@@ -639,7 +699,7 @@ def clean(directory: Path) -> None:
     """Remove what a process that has died left in ``tmp/``."""
     with suppress(OSError), os.scandir(directory / TMP) as entries:
         for entry in entries:
-            with suppress(OSError, SpoolBusy, NotAMail), _open_regular(Path(entry.path)) as stream:
+            with suppress(OSError, SpoolBusy, NotAMail), _open_regular(Path(entry.path))[0] as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - os.fstat(stream.fileno()).st_ctime > SETTLED_S:    # not between open and flock
                     os.unlink(entry.path)

@@ -24,7 +24,9 @@ from zope.interface import implementer
 from maildrop import settings as maildrop_settings
 from maildrop import spool
 from maildrop.pidfile import running_pid
+from maildrop.scan import count
 from maildrop.settings import MissingSettings, SettingsError
+from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
 
 LOG = logging.getLogger("MaildropHost")
@@ -273,7 +275,7 @@ class MaildropHost(MailHost):
     def queueLength(self):
         """How many mails are in the spool, locked and deferred ones included."""
         try:
-            return spool.count(Path(self.spool))
+            return count(Path(self.spool))
         except OSError as error:
             return f"n/a - {self.spool}: {error.strerror}"
 
@@ -305,11 +307,14 @@ class MaildropHost(MailHost):
             raise MaildropHostError(f"No config file can be read: {problem}")
         directory = settings.spools[0]
         kind = TransactionalEmail if self.isTransactional() else Email
+        email = kind(mfrom, settings.debug_receiver or mto, body, _makeTempPath(directory))
+        email._mode, email._durable = settings.spool_mode, settings.fsync
         try:
-            spool.make_directory(directory, settings.directory_mode)
-            email = kind(mfrom, settings.debug_receiver or mto, body, _makeTempPath(directory))
-            email._mode, email._durable = settings.spool_mode, settings.fsync
-            email.send()
+            try:
+                email.send()
+            except (FileNotFoundError, NotADirectoryError):
+                spool.make_directory(directory, settings.directory_mode)
+                email.send()
         except OSError as error:
             raise MaildropHostError(f"The mail cannot be written to {directory}: {error.strerror}") from error
 
@@ -337,8 +342,10 @@ class Email:
 
     def send(self):
         """Write the mail; it is due and on the disk when this returns. Raises OSError."""
-        self._write().publish()
+        draft = self._write()
+        draft.publish()
         self._forget()
+        announce(draft.path.parent, [draft.path.name])
 
     def _write(self, **notes):
         if self.body is None:

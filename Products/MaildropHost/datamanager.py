@@ -12,6 +12,7 @@ from transaction.interfaces import IDataManagerSavepoint, ISavepointDataManager
 from zope.interface import implementer
 
 from maildrop.spool import flush_directory
+from maildrop.wake import announce
 
 LOG = logging.getLogger("MaildropHost")
 
@@ -66,7 +67,7 @@ class MailDataManager:
         self._watch = watch
         self._drafts = []
         self._flushed = 0    # how many of them, from the first on, are on the disk
-        self.identity = f"{_writer(os.getpid())} {uuid.uuid4().hex}"    # goes into the envelope of each mail
+        self.identity = f"{_writer(os.getpid())} {os.urandom(16).hex()}"    # goes into the envelope of each mail
         self.sealed = False    # no more mails: the transaction is over, or about to be
 
     def add(self, draft):
@@ -84,10 +85,14 @@ class MailDataManager:
         """Take back the drafts from that one on; never raises."""
         _do([draft.discard for draft in self._drafts[number:]])
         del self._drafts[number:]
+        self._flushed = min(self._flushed, number)
 
     def _flush(self):
         # All that can fail has to fail by the vote; each directory is flushed once, however many mails there are.
         drafts, self._flushed = self._drafts[self._flushed :], len(self._drafts)
+        if len(drafts) > 1:
+            for draft in drafts:
+                draft.begin_flush()
         for draft in drafts:
             draft.flush()
         for directory in {draft.path.parent for draft in drafts if draft.durable}:
@@ -153,6 +158,7 @@ _undone_lock = threading.Lock()
 
 def _do(steps):
     """Release or discard drafts; never raises. What the disk refuses is tried again with the next transaction's."""
+    released = []
     with _undone_lock:
         waiting = _undone + steps
         _undone.clear()
@@ -162,3 +168,16 @@ def _do(steps):
             except OSError:
                 LOG.exception("Will try again: %s of %s", step.__name__, step.__self__.path)
                 _undone.append(step)
+            else:
+                if step.__name__ == "release":
+                    released.append(step.__self__.path)
+    _announce(released)
+
+
+def _announce(paths):
+    """Tell the daemons of mails that are due now, each spool's once; never raises."""
+    names = {}
+    for path in paths:
+        names.setdefault(path.parent, []).append(path.name)
+    for directory, names_there in names.items():
+        announce(directory, names_there)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support.config_file import write_config
 from support.relay_server import RelayServer
-from support.tracing import attached, requires_strace
+from support.tracing import Trace, attached, requires_strace
 
 from maildrop import spool
 
@@ -196,7 +196,7 @@ class Case:
             with attached(process.pid, self.home / "strace", injection.split(":")[0], [injection], options) as trace:
                 self._put_mails_in()
                 self._configure(interval_s=0.05)
-                self._wait_until_settled(process)
+                self._wait_until_settled(process, None if "SIGKILL" in injection else trace)
                 self._end(process)
             self.fired, self.injected = trace.fired, trace.injected()
         if "SIGKILL" in injection:
@@ -274,12 +274,15 @@ class Case:
         for path in sorted(beside.iterdir()):
             path.rename(self.home / "spool" / path.name)
 
-    def _wait_until_settled(self, process: subprocess.Popen) -> None:
+    def _wait_until_settled(self, process: subprocess.Popen, trace: Trace | None = None) -> None:
         """Until the daemon has died, or has nothing to send and has told so (which it cannot where its log fails)."""
         deadline = time.monotonic() + PATIENCE_S
         nudge_at = time.monotonic()
         empty_since = None
         while process.poll() is None and time.monotonic() < deadline:
+            if trace and trace.fired:
+                trace.let_go()
+                trace = None
             now = time.monotonic()
             log = self._text(self.log)
             if self._waiting():

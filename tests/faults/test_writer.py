@@ -20,12 +20,15 @@ from support.tracing import attached, requires_strace
 from support.writer_process import LAST_LINE, TEXT_LINE, Writers
 from support.zope_site import ZopeSite
 
+from maildrop.wake import WakeUp
+
 NOBODY = 65534
 MOST_CALLS = 300    # far more than any request makes: a guard against a loop without end
 CALLS = [
-    "openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "close", "fchmod", "ftruncate",
-    "newfstatat", "mkdir", "chmod",
+    "openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "close", "fchmod",
+    "fadvise64", "ftruncate", "newfstatat", "mkdir", "chmod",
 ]    # fmt: skip
+NO_LINKS = "link:error=EPERM:when=1+"    # as on a file system where a file has one name
 ERRORS = ["ENOSPC", "EIO", "EACCES", "EMFILE"]
 DATABASE_GAVE_UP = "Failure in _finish. Closing."    # FileStorage cannot know whether it has committed
 
@@ -56,12 +59,35 @@ def writers(tmp_path_factory):
         yield writers
 
 
+@pytest.fixture
+def waker(writers):
+    """Who listens at the spool, as a daemon does."""
+    waker = WakeUp()
+    yield waker
+    waker.close()
+
+
+def start_heard(writers, waker):
+    """A writer whose word is heard from now on."""
+    waker.listen([writers.spool], 0o2770)
+    writer = writers.start()
+    waker.wait(0)
+    return writer
+
+
+def told_too_early(waker, found):
+    """What is wrong with the mails that the writer has named: they have to be there, unlocked."""
+    wrong = [path.name for path in waker.wait(0).paths if path.name not in found.unlocked_names]
+    return [f"named and not due: {wrong}"] if wrong else []
+
+
 class Found:
     """What the database and the spool hold."""
 
     def __init__(self, writers, lines):
         self.committed = writers.committed()
         self.unlocked, self.locked, self.bare_locks, self.torn = Counter(), Counter(), [], []
+        self.unlocked_names = set()
         names = files_in(writers.spool)
         for name in names:
             if name.endswith(".lck"):
@@ -74,6 +100,7 @@ class Found:
                 self.locked[subject] += 1
             elif whole and text.count(TEXT_LINE.encode()) == lines:
                 self.unlocked[subject] += 1
+                self.unlocked_names.add(name)
             else:
                 self.torn.append(subject)
 
@@ -107,22 +134,37 @@ def report(record_property, **figures):
 @every_page
 @every_call
 def test_a_killed_writer_sends_what_was_committed_and_nothing_else(
-    writers, tmp_path, ledger, record_property, page, call
+    writers, waker, tmp_path, ledger, record_property, page, call
 ):
+    judge_killed_writers(writers, waker, tmp_path, ledger, record_property, page, call)
+
+
+@pytest.mark.fault_kind("writer killed at a system call")
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+@pytest.mark.parametrize("call", ["openat", "writev", "close", "fchmod", "unlink"])
+def test_a_killed_writer_that_cannot_link_files_sends_what_was_committed_and_nothing_else(
+    writers, waker, tmp_path, ledger, record_property, page, call
+):
+    judge_killed_writers(writers, waker, tmp_path, ledger, record_property, page, call, NO_LINKS)
+
+
+def judge_killed_writers(writers, waker, tmp_path, ledger, record_property, page, call, *further):
     problems, locked_after_commit = [], 0
+    calls = ",".join([call, *(injection.partition(":")[0] for injection in further)])
     for number in count(1):
         assert number < MOST_CALLS
-        with writers.start() as writer:
+        with start_heard(writers, waker) as writer:
             prepare(writers, call)
-            injection = f"{call}:signal=SIGKILL:when={number}"
-            with attached(writer.pid, tmp_path / str(number), call, [injection], ("-f", "-y")) as trace:
+            injections = [f"{call}:signal=SIGKILL:when={number}", *further]
+            with attached(writer.pid, tmp_path / str(number), calls, injections, ("-f", "-y")) as trace:
                 answer = writer.get(page.name, subject="one", **dict(page.fields))
         found = Found(writers, page.lines)
+        problems += [f"{wrong}: {page.name} killed at {call} number {number}" for wrong in told_too_early(waker, found)]
         committed = "one" in found.committed
         expected = Counter(page.mails if committed else ())
         case = f"{page.name} killed at {call} number {number}: {trace.injected()}: {found}"
         if answer is not None:
-            assert not trace.fired, case
+            assert further or not trace.fired, case
             assert found.unlocked == Counter(page.mails) and found.is_clean(), case
             break
         assert trace.fired, case
@@ -137,6 +179,18 @@ def test_a_killed_writer_sends_what_was_committed_and_nothing_else(
     assert not problems, "\n".join(problems)
 
 
+@every_page
+@pytest.mark.parametrize("further", [[], [NO_LINKS]], ids=["links", "no links"])
+def test_the_mails_of_a_transaction_are_named_to_who_listens_once_they_are_due(writers, waker, tmp_path, page, further):
+    with start_heard(writers, waker) as writer:
+        with attached(writer.pid, tmp_path / "trace", "link", further):
+            writer.get(page.name, subject="one", **dict(page.fields))
+        found = Found(writers, page.lines)
+        assert found.unlocked == Counter(page.mails) and found.is_clean()
+        woken = waker.wait(0)
+        assert ({path.name for path in woken.paths}, woken.look) == (found.unlocked_names, False)
+
+
 # -- a call fails --
 
 
@@ -144,11 +198,11 @@ def test_a_killed_writer_sends_what_was_committed_and_nothing_else(
 @every_page
 @every_call
 def test_a_failing_call_ends_the_whole_transaction_or_nothing_of_it(
-    writers, tmp_path, ledger, record_property, page, call
+    writers, waker, tmp_path, ledger, record_property, page, call
 ):
     problems, figures = [], Counter(locked_after_commit=0, locked_until_the_next_commit=0, left_locked_by_an_abort=0)
     for number, error in product(range(1, MOST_CALLS), ERRORS):
-        with writers.start() as writer:
+        with start_heard(writers, waker) as writer:
             prepare(writers, call)
             injection = f"{call}:error={error}:when={number}"
             with attached(writer.pid, tmp_path / f"{number}{error}", call, [injection], ("-f", "-y")) as trace:
@@ -157,6 +211,7 @@ def test_a_failing_call_ends_the_whole_transaction_or_nothing_of_it(
                 break
             said = f"{page.name}, {error} at {call} number {number}: {trace.injected()}: {answer}"
             found = Found(writers, page.lines)
+            problems += [f"{wrong}: {said}" for wrong in told_too_early(waker, found)]
             lost = (Counter(page.mails if "one" in found.committed else ()) - found.unlocked - found.locked).total()
             ledger.add(lost=lost, duplicates=found.duplicates())
             if answer is None:
@@ -228,19 +283,22 @@ def judge_after_the_database_gave_up(writers, writer, found, said):
 @pytest.mark.fault_kind("a system call of the writer fails")
 @every_page
 @pytest.mark.parametrize("unremovable", ["1", "1+"], ids=["first", "any"])
-@pytest.mark.parametrize("call", ["openat", "write", "fsync", "fchmod", "close"])
+@pytest.mark.parametrize(
+    ("call", "no_links"),
+    [("link", []), *product(["openat", "write", "writev", "fsync", "fchmod", "close"], ([], [NO_LINKS]))],
+)
 def test_a_failing_call_after_which_removing_fails_too_sends_nothing_too_early(
-    writers, tmp_path, ledger, page, call, unremovable
+    writers, tmp_path, ledger, page, call, unremovable, no_links
 ):
     problems = []
     for number in count(1):
         assert number < MOST_CALLS
         with writers.start() as writer:
-            injections = [f"{call}:error=EIO:when={number}", f"unlink:error=EIO:when={unremovable}"]
-            with attached(writer.pid, tmp_path / str(number), f"{call},unlink", injections, ("-f", "-y")) as trace:
+            injections = [f"{call}:error=EIO:when={number}", f"unlink:error=EIO:when={unremovable}", *no_links]
+            with attached(writer.pid, tmp_path / str(number), f"{call},unlink,link", injections, ("-f", "-y")) as trace:
                 answer = writer.get(page.name, subject="one", **dict(page.fields))
             lines = [line for line in trace.text().splitlines() if line.endswith("(INJECTED)")]
-            if not (injected := [line for line in lines if " unlink(" not in line]):
+            if not (injected := [line for line in lines if " EIO " in line and " unlink(" not in line]):
                 break
             found = Found(writers, page.lines)
             expected = Counter(page.mails if "one" in found.committed else ())
@@ -288,6 +346,8 @@ def read_trace(lines):
             yield Call(name, opened, "O_CREAT" in arguments)
         elif name in ("unlink", "mkdir"):
             yield Call(name, arguments.split('"')[1])
+        elif name == "link":
+            yield Call(name, arguments.split('"')[3], creates=True)
         elif path := re.match(r"\d+<(.*?)>", arguments):
             yield Call(name, path[1])
 
@@ -296,8 +356,11 @@ def find_disorder(lines, spool, data_fs, mails):
     """What of a commit's order a power cut could turn into a lost mail, or one sent too early; ``mails``: how many."""
     calls = list(read_trace(lines))
 
-    def places(name, path, creates=False):
-        return [place for place, call in enumerate(calls) if call == Call(name, str(path), creates)]
+    def places(name, path):
+        return [place for place, call in enumerate(calls) if call == Call(name, str(path))]
+
+    def birth(path):
+        return next((place for place, call in enumerate(calls) if call.creates and call.path == path), len(calls))
 
     database_writes = places("write", data_fs) + places("pwrite64", data_fs)
     database_flushes = places("fsync", data_fs) + places("fdatasync", data_fs)
@@ -314,44 +377,47 @@ def find_disorder(lines, spool, data_fs, mails):
     if (found := sum(not path.endswith(".lck") for path in created)) != mails:
         yield f"{found} mails"
     for path in created:
-        birth = places("openat", path, creates=True)
-        if not any(max(birth) < flush < commit_begins for flush in directory_flushes):
+        if not any(birth(path) < flush < commit_begins for flush in directory_flushes):
             yield f"no flush of the directory between the creation of {path} and the commit"
         if path.endswith(".lck"):
             continue
         lock = f"{path}.lck"
-        if not any(place < birth[0] for place in places("openat", lock, creates=True)):
+        if birth(path) <= birth(lock):
             yield f"{path} was created before its lock"
-        last_write = max(places("write", path), default=None)
+        names = [path, lock] if calls[birth(path)].name == "link" else [path]    # of one file
+        last_write = max((place for name in names for place in places("writev", name)), default=None)
         if last_write is None:
             yield f"{path} was not written"
-        elif not any(last_write < flush < commit_begins for flush in places("fsync", path)):
+        elif not any(last_write < flush < commit_begins for name in names for flush in places("fsync", name)):
             yield f"no flush of {path} between its last byte and the commit"
+        if len(names) == 2 and last_write is not None and last_write > birth(path):
+            yield f"{path} was written after it got its name"
         if len(places("unlink", lock)) != 1 or places("unlink", lock)[0] < committed:
             yield f"the lock of {path} was not removed once, after the commit"
         if places("unlink", path):
             yield f"{path} was removed"
 
 
-def trace_of_a_request(writers, output, **fields):
+def trace_of_a_request(writers, output, injections, **fields):
     with writers.start() as writer:
-        with attached(writer.pid, output, "file,desc", options=("-f", "-y", "-s", "32")) as trace:
+        with attached(writer.pid, output, "file,desc", injections, ("-f", "-y", "-s", "32")) as trace:
             assert writer.get("work", subject="one", **fields) == (200, "sent")
     return trace.text().splitlines()
 
 
+@pytest.mark.parametrize("no_links", [[], [NO_LINKS]], ids=["links", "no links"])
 @pytest.mark.parametrize(("mails", "lines"), [(1, 1), (2, 2000), (50, 1)])
 def test_a_power_cut_at_any_time_loses_nothing_because_each_step_is_on_the_disk_before_the_next(
-    writers, tmp_path, mails, lines
+    writers, tmp_path, mails, lines, no_links
 ):
-    trace = trace_of_a_request(writers, tmp_path / "trace", mails=mails, lines=lines)
+    trace = trace_of_a_request(writers, tmp_path / "trace", no_links, mails=mails, lines=lines)
     assert list(find_disorder(trace, writers.spool, writers.data_fs, mails)) == []
 
 
 RIGHT_ORDER = '''
 7 openat(AT_FDCWD</>, "/spool/a.lck", O_RDWR|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600) = 9</spool/a.lck>
 7 openat(AT_FDCWD</>, "/spool/a", O_RDWR|O_CREAT|O_EXCL|O_NOFOLLOW|O_CLOEXEC, 0600) = 9</spool/a>
-7 write(9</spool/a>, "##To:ann@example.org\\n"..., 312) = 312
+7 writev(9</spool/a>, [{iov_base="##To:ann@example.org\\n"..., iov_len=312}], 1) = 312
 7 openat(AT_FDCWD</>, "/spool/a", O_RDONLY|O_NOFOLLOW|O_CLOEXEC) = 9</spool/a>
 7 fsync(9</spool/a>) = 0
 7 fsync(9</spool>) = 0
@@ -360,14 +426,38 @@ RIGHT_ORDER = '''
 7 fsync(7</var/Data.fs>) = 0
 7 unlink("/spool/a.lck") = 0
 '''.strip().splitlines()
+RIGHT_ORDER_WITH_A_LINK = [
+    RIGHT_ORDER[0],
+    RIGHT_ORDER[2].replace("</spool/a>", "</spool/a.lck>"),
+    '7 link("/spool/a.lck", "/spool/a") = 0',
+    *RIGHT_ORDER[3:],
+]
 
 
 def disorder_in(lines):
     return list(find_disorder(lines, Path("/spool"), Path("/var/Data.fs"), 1))
 
 
-def test_the_check_of_the_order_finds_nothing_in_the_right_order():
-    assert disorder_in(RIGHT_ORDER) == []
+@pytest.mark.parametrize("lines", [RIGHT_ORDER, RIGHT_ORDER_WITH_A_LINK])
+def test_the_check_of_the_order_finds_nothing_in_the_right_order(lines):
+    assert disorder_in(lines) == []
+
+
+@pytest.mark.parametrize(
+    ("moved", "to", "complaint"),
+    [
+        (0, 2, "created before its lock"),
+        (1, 2, "was written after it got its name"),
+        (1, 5, "no flush of /spool/a between its last byte"),
+        (2, 5, "no flush of the directory between the creation of /spool/a and"),
+        (4, 7, "no flush of /spool/a between its last byte"),
+        (9, 8, "the lock of /spool/a was not removed once, after the commit"),
+    ],
+)
+def test_the_check_of_the_order_finds_a_step_at_the_wrong_place_where_files_are_linked(moved, to, complaint):
+    lines = [*RIGHT_ORDER_WITH_A_LINK]
+    lines.insert(to, lines.pop(moved))
+    assert any(complaint in found for found in disorder_in(lines))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from support.ports import free_port
 from support.relay_server import RelayServer
 
 from maildrop import spool
+from maildrop.scan import scan
+from maildrop.wake import WakeUp
 
 HEAD = b"##To:ann@example.org\n##From:zoe@example.org\n"
 NOTES = b"##Queued:2026-11-22T14:00:05+00:00\n##Attempts:3\n##Last-Reply:451 later\n##Failed:550 no\n"
@@ -53,7 +55,8 @@ def everything_in(directory: Path) -> dict[str, bytes]:
 
 
 def due(site) -> list[Path]:
-    return spool.scan(site.spool, time.time() + 1).due
+    found = scan(site.spool, time.time() + 1)
+    return [site.spool / name for name in [*found.names, *found.retries]]
 
 
 # -- retry --
@@ -112,6 +115,35 @@ def test_a_retried_mail_is_sent_by_the_daemon(tmp_path):
         assert len(relay.accepted) == 2
 
 
+@pytest.fixture
+def waker(site):
+    """Who listens at the spool of the site, as a daemon does."""
+    waker = WakeUp()
+    waker.listen([site.spool], 0o700)
+    yield waker
+    waker.close()
+
+
+def test_who_listens_is_asked_for_a_look_also_where_not_all_can_be_retried(site, waker):
+    paths = [deferred(site), failed(site)]
+    assert ctl(site, "retry", *(path.name for path in paths)).returncode == 0
+    assert waker.wait(0).look
+    locked = deferred(site)
+    spool.lock_path(locked).touch()
+    assert ctl(site, "retry", deferred(site).name, locked.name).returncode == 1
+    assert waker.wait(0).look
+
+
+def test_who_listens_is_asked_for_a_look_when_mails_were_made(site, waker):
+    assert ctl(site, "make-emails", "ann@example.org").returncode == 0
+    assert waker.wait(0).look
+
+
+def test_a_delete_wakes_nobody(site, waker):
+    assert ctl(site, "delete", deferred(site).name).returncode == 0
+    assert (waker.wait(0).paths, waker.wait(0).look) == ([], False)
+
+
 # -- delete --
 
 
@@ -166,6 +198,13 @@ def test_a_locked_mail_is_refused(site, command):
     path = put(site.spool, spool.new_name())
     spool.lock_path(path).touch()
     assert_refused(site, command, path.name, because="locked")
+
+
+@COMMANDS
+def test_a_lock_is_no_mail_though_it_may_be_the_same_file(site, command):
+    draft = spool.Draft(site.spool / spool.new_name())
+    draft.write("zoe@example.org", "ann@example.org", MESSAGE)
+    assert_refused(site, command, f"{draft.path.name}.lck", because="a lock")
 
 
 @COMMANDS

@@ -7,7 +7,9 @@ over can be read from it afterwards, and ``account_for`` says what became of eac
 from __future__ import annotations
 
 import base64
+import random
 import re
+import select
 import socket
 import ssl
 import struct
@@ -62,6 +64,9 @@ class ScriptedRelay:
     ``replies`` maps "MAIL", "DATA", "." or "RCPT ann@example.org" to the reply that is given instead of a good one;
     change it at any time. ``at_command`` is called with each command line before its reply, ``after_final`` with each
     mail right after its final good reply.
+
+    ``answer`` is called with the dialogue, the step and the good reply before that goes out, and may wait: what it
+    returns is said instead, and None hangs up. ``delay_s``: each reply waits for a time of chance up to this.
     """
 
     def __init__(
@@ -72,16 +77,20 @@ class ScriptedRelay:
         replies: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        delay_s: float = 0.0,
     ):
         self.accepted: list[Taken] = []    # those that got their final good reply
         self.unanswered: list[Taken] = []    # those that came whole and got no final reply
         self.commands: list[bytes] = []    # each line as it came, without its CRLF
         self.fired: Counter[tuple[str, str]] = Counter()    # how often which fault happened
         self.sessions = 0
+        self.most_open = 0    # sessions at a time
         self.errors: list[BaseException] = []    # the relay's own
         self.replies = dict(replies or {})
         self.at_command: Callable[[bytes], None] = lambda line: None
         self.after_final: Callable[[Taken], None] = lambda taken: None
+        self.answer: Callable[[_Dialogue, str, str], str | None] = lambda dialogue, step, good: good
+        self.delay_s = delay_s
         self.tls = tls
         self.login = login
         self.stopped = threading.Event()
@@ -102,9 +111,7 @@ class ScriptedRelay:
 
     def stop(self) -> None:
         self.stopped.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.refuse()
         with self._lock:
             for sock in self._open:
                 with suppress(OSError):
@@ -114,6 +121,18 @@ class ScriptedRelay:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    @property
+    def open(self) -> int:
+        """How many sessions there are now."""
+        with self._lock:
+            return len(self._open)
+
+    def refuse(self) -> None:
+        """Take no more connections."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def fault_at(self, step: str, session: int, sender: str | None = None) -> str | None:
         """The kind of the fault that is due now, and which has thereby happened once more."""
@@ -139,6 +158,7 @@ class ScriptedRelay:
             with self._lock:
                 self.sessions += 1
                 self._open.add(sock)
+                self.most_open = max(self.most_open, len(self._open))
                 number = self.sessions
             threading.Thread(target=self._serve, args=(sock, number), daemon=True).start()
 
@@ -151,7 +171,7 @@ class ScriptedRelay:
         except BaseException as error:
             self.errors.append(error)
         finally:
-            with self._lock:
+            with self._lock:    # before the other side can know of it and come again
                 self._open.discard(sock)
             dialogue.sock.close()
 
@@ -174,6 +194,7 @@ class _Dialogue:
         self.recipients: list[str] = []
         self.named = 0    # recipients named in this transaction, accepted or not
         self.received = b""
+        self._chance = random.Random(number)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(_PATIENCE_S)
 
@@ -293,7 +314,14 @@ class _Dialogue:
         self.forget_mail()
 
     def take(self, taken: Taken, reply: str) -> None:
+        self.delay()
         kind = self.relay.fault_at("final", self.number, taken.sender)
+        if kind is None:
+            answered = self.relay.answer(self, "final", reply)
+            if answered is None:
+                self.relay.unanswered.append(taken)
+                self.close_gently()
+            reply = answered
         if kind is None and not reply.startswith("2"):
             self.send(reply.encode() + b"\r\n")
         elif kind is None:
@@ -328,8 +356,27 @@ class _Dialogue:
         if kind := self.relay.fault_at(step, self.number, sender):
             self.misbehave(kind, good.encode() + b"\r\n")
             return kind in _GOOD_IN_THE_END
-        self.send(good.encode() + b"\r\n")
-        return good[0] in "23"
+        said = self.say(step, good)
+        return said[0] in "23"
+
+    def say(self, step: str, good: str) -> str:
+        """Answer as the relay wants it; what was said."""
+        self.delay()
+        said = self.relay.answer(self, step, good)
+        if said is None:
+            self.close_gently()
+        self.send(said.encode() + b"\r\n")
+        if said.startswith("421"):
+            self.close_gently()
+        return said
+
+    def delay(self) -> None:
+        if self.relay.delay_s:
+            self.relay.stopped.wait(self._chance.random() * self.relay.delay_s)
+
+    def has_more(self, timeout_s: float) -> bool:
+        """Whether something comes behind the last command or content within that time."""
+        return bool(self.received) or bool(select.select([self.sock], [], [], timeout_s)[0])
 
     def misbehave(self, kind: str, good: bytes, before: bytes = b"") -> None:
         """Do this instead of sending the ``good`` reply. ``before`` goes out with it in one piece, if anything does."""

@@ -43,8 +43,13 @@ def _cannot_attach() -> str:
 class Trace:
     """What strace has written to its file so far. It is complete when strace has ended."""
 
-    def __init__(self, output: Path):
+    def __init__(self, output: Path, strace: subprocess.Popen):
         self.output = output
+        self._strace = strace
+
+    def let_go(self) -> None:
+        """No more injections: threads that begin later would each get one of their own."""
+        self._strace.terminate()
 
     def text(self) -> str:
         return self.output.read_text("utf-8", "replace") if self.output.exists() else ""
@@ -87,7 +92,7 @@ def attached(
         try:
             if "attached" not in said:
                 raise RuntimeError(said.strip() or "strace says nothing")
-            yield Trace(output)
+            yield Trace(output, strace)
         finally:
             if _runs(pid):    # else it has the last lines to write, and then ends
                 strace.terminate()

@@ -1,6 +1,7 @@
 """What becomes of a transaction's mails in every way a transaction can go."""
 
 import os
+import sys
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 
 from maildrop import spool
+from maildrop.wake import WakeUp
 
 
 @pytest.fixture
@@ -389,3 +391,286 @@ def test_a_large_transaction_keeps_no_file_open(host):
     for number in range(50):
         send(host, f"{number}")
     assert set(os.listdir("/dev/fd")) == before
+
+
+def test_of_many_mails_all_are_begun_with_before_the_first_is_waited_for(host, flushes, monkeypatch):
+    begin = spool.Draft.begin_flush
+    monkeypatch.setattr(spool.Draft, "begin_flush", lambda draft: (flushes.append("begun"), begin(draft)))
+    for number in range(3):
+        send(host, f"{number}")
+    transaction.commit()
+    assert flushes == ["begun"] * 3 + ["mail"] * 3 + ["spool"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), AttributeError("no such call")])
+def test_where_the_disk_cannot_be_told_to_begin_the_mails_are_flushed_all_the_same(
+    host, tmp_path, flushes, monkeypatch, error
+):
+    def refuses(*arguments):
+        raise error
+
+    monkeypatch.setattr(os, "posix_fadvise", refuses, raising=False)
+    before = set(os.listdir("/dev/fd"))
+    send(host, "one")
+    send(host, "two")
+    transaction.commit()
+    assert flushes == ["mail", "mail", "spool"]
+    assert subjects(tmp_path) == ["Subject: one", "Subject: two"]
+    assert set(os.listdir("/dev/fd")) == before
+
+
+# -- the wake-up --
+
+
+@pytest.fixture
+def listen():
+    """A function that makes somebody listen at spools; it returns a function that tells what was heard since."""
+    made = []
+
+    def listen_at(*directories):
+        waker = WakeUp()
+        made.append(waker)
+        waker.listen(directories, 0o700)
+
+        def hear():
+            woken = waker.wait(0)
+            return sorted(woken.paths), woken.look
+
+        return hear
+
+    yield listen_at
+    for waker in made:
+        waker.close()
+
+
+def mails_in(directory):
+    return sorted(path for path in directory.iterdir() if path.is_file())
+
+
+def test_the_mails_of_a_transaction_are_named_when_they_are_due_and_not_before(host, tmp_path, listen):
+    hear = listen(tmp_path / "spool")
+    for number in range(3):
+        send(host, f"{number}")
+    assert hear() == ([], False)
+    late = Resource(key="~~ after the mails")
+    heard_at_vote = []
+    late.tpc_vote = lambda txn: heard_at_vote.append(hear())
+    transaction.get().join(late)
+    transaction.commit()
+    assert heard_at_vote == [([], False)]
+    assert hear() == (mails_in(tmp_path / "spool"), False)
+    assert len(mails_in(tmp_path / "spool")) == 3
+
+
+def test_they_are_named_when_all_locks_have_gone_and_once_a_spool(host, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        sys.modules["Products.MaildropHost.datamanager"],
+        "announce",
+        lambda directory, names: told.append((directory.name, len(names), len(list(tmp_path.glob("*/*.lck"))))),
+    )
+    other = make_host(tmp_path / "other", MAILDROP_SPOOL=tmp_path / "other")
+    for each in (host, other, host):
+        send(each, "x")
+    transaction.commit()
+    assert sorted(told) == [("other", 1, 0), ("spool", 2, 0)]
+
+
+def test_an_abort_names_nothing(host, tmp_path, listen):
+    hear = listen(tmp_path / "spool")
+    send(host, "aborted")
+    transaction.abort()
+    send(host, "kept")
+    savepoint = transaction.savepoint()
+    send(host, "rolled back")
+    savepoint.rollback()
+    assert hear() == ([], False)
+    transaction.get().join(Resource("tpc_vote", key="~~late"))
+    with pytest.raises(RuntimeError):
+        transaction.commit()
+    transaction.abort()
+    assert hear() == ([], False)
+
+
+def test_a_rolled_back_mail_is_not_named_with_the_others(host, tmp_path, listen):
+    hear = listen(tmp_path / "spool")
+    send(host, "kept")
+    savepoint = transaction.savepoint()
+    send(host, "rolled back")
+    savepoint.rollback()
+    transaction.commit()
+    (mail,) = mails_in(tmp_path / "spool")
+    assert hear() == ([mail], False)
+
+
+def test_a_mail_whose_lock_stays_is_named_when_it_goes(host, tmp_path, listen):
+    hear = listen(tmp_path / "spool")
+    send(host, "stuck")
+    lock = next((tmp_path / "spool").glob("*.lck"))
+    lock.unlink()
+    lock.mkdir()
+    transaction.commit()
+    assert hear() == ([], False)
+    lock.rmdir()
+    lock.touch()
+    send(host, "next")
+    transaction.commit()
+    assert hear() == (mails_in(tmp_path / "spool"), False)
+    assert len(mails_in(tmp_path / "spool")) == 2
+
+
+def test_for_more_mails_than_one_word_names_a_look_is_asked_for(host, tmp_path, listen):
+    hear = listen(tmp_path / "spool")
+    for number in range(130):
+        send(host, f"{number}")
+    transaction.commit()
+    assert hear() == ([], True)
+
+
+def test_a_non_transactional_mail_is_named_when_it_is_due(tmp_path, listen):
+    hear = listen(tmp_path / "spool")
+    send(make_host(tmp_path, transactional=False), "at once")
+    assert hear() == (mails_in(tmp_path / "spool"), False)
+
+
+def test_a_non_transactional_mail_that_cannot_be_sent_is_not_named(tmp_path, listen, monkeypatch):
+    def fails(path):
+        raise OSError(5, "Input/output error")
+
+    hear = listen(tmp_path / "spool")
+    monkeypatch.setattr(spool, "_flush", fails)
+    with pytest.raises(MODULE.MaildropHostError):
+        send(make_host(tmp_path, transactional=False), "never")
+    assert hear() == ([], False)
+
+
+@pytest.mark.parametrize("call", ["scandir", "open", "write", "fstat"])
+def test_a_finish_never_fails_because_of_who_listens(host, tmp_path, listen, monkeypatch, call):
+    def fails(*arguments, **keywords):
+        raise OSError(5, "Input/output error")
+
+    listen(tmp_path / "spool")
+    send(host, "x")
+    late = Resource(key="~~ after the mails")
+    late.tpc_vote = lambda txn: monkeypatch.setattr(os, call, fails)
+    transaction.get().join(late)
+    try:
+        transaction.commit()
+    finally:
+        monkeypatch.undo()
+    assert subjects(tmp_path) == ["Subject: x"]
+    assert len(files_in(tmp_path / "spool")) == 1
+
+
+# -- one file with two names --
+
+
+def test_an_open_transactions_mail_is_one_file_with_two_names(host, tmp_path):
+    send(host, "x")
+    mail, lock = sorted((tmp_path / "spool").iterdir())
+    assert lock.name == mail.name + ".lck"
+    assert mail.samefile(lock)
+    transaction.commit()
+    assert mail.stat().st_nlink == 1
+
+
+@pytest.fixture(params=[1, 13, 31, 38, 95])    # EPERM, EACCES, EMLINK, ENOSYS, EOPNOTSUPP
+def no_links(request, monkeypatch):
+    """A file system where a file has one name."""
+
+    def refuses(*arguments, **keywords):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(os, "link", refuses)
+
+
+def test_where_a_file_has_one_name_all_goes_the_same_way(no_links, host, tmp_path):
+    send(host, "committed")
+    mail, lock = sorted((tmp_path / "spool").iterdir())
+    assert lock.name == mail.name + ".lck"
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: committed"]
+    send(host, "aborted")
+    transaction.abort()
+    assert files_in(tmp_path / "spool") == [mail.name]
+
+
+def test_where_a_file_has_one_name_nobody_elses_file_is_overwritten(no_links, tmp_path):
+    (tmp_path / "1").write_text("precious")
+    with pytest.raises(FileExistsError):
+        MODULE.Email("zoe@example.org", "ann@example.org", "x", tmp_path / "1").send()
+    assert (tmp_path / "1").read_text() == "precious"
+    assert files_in(tmp_path) == ["1"]
+
+
+def test_where_a_file_has_one_name_nothing_is_left_of_a_mail_that_cannot_be_written(no_links, tmp_path, monkeypatch):
+    writes, really_write = [], os.writev
+
+    def fails_the_second_time(descriptor, parts):
+        writes.append(descriptor)
+        if len(writes) == 2:
+            raise OSError(28, "No space left on device")
+        return really_write(descriptor, parts)
+
+    monkeypatch.setattr(os, "writev", fails_the_second_time)
+    with pytest.raises(OSError, match="No space left"):
+        MODULE.Email("zoe@example.org", "ann@example.org", "x", tmp_path / "1").send()
+    assert len(writes) == 2
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_nothing_is_left_of_a_mail_that_cannot_be_written_but_what_was_there(tmp_path, monkeypatch, taken):
+    def fails(*arguments):
+        raise OSError(28, "No space left on device")
+
+    if taken:
+        (tmp_path / "1").write_text("precious")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", fails)
+        with pytest.raises(OSError, match="No space left"):
+            MODULE.Email("zoe@example.org", "ann@example.org", "x", tmp_path / "1").send()
+    assert files_in(tmp_path) == ["1"] * taken
+    if taken:
+        assert (tmp_path / "1").read_text() == "precious"
+
+
+def test_a_mail_that_is_interrupted_after_it_got_its_name_is_taken_back(tmp_path, monkeypatch):
+    really_link = os.link
+
+    def interrupted(*arguments):
+        really_link(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            MODULE.Email("zoe@example.org", "ann@example.org", "x", tmp_path / "1").send()
+    assert files_in(tmp_path) == []
+
+
+def test_a_mail_is_whole_where_a_write_takes_only_a_part_of_it(host, tmp_path, monkeypatch):
+    really_write = os.writev
+
+    def writes_seven_bytes(descriptor, parts):
+        return really_write(descriptor, [b"".join(parts)[:7]])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", writes_seven_bytes)
+        send(host, "x" * 100)
+    transaction.commit()
+    assert subjects(tmp_path) == ["Subject: " + "x" * 100]
+    assert {message.partition(b"\r\n\r\n")[2] for _, _, message in read_mails(tmp_path / "spool")} == {b"Hello"}
+
+
+def test_the_message_is_handed_to_the_system_without_a_copy(tmp_path, monkeypatch):
+    handed, really_write = [], os.writev
+
+    def writing(descriptor, parts):
+        handed.extend(part.obj for part in parts)
+        return really_write(descriptor, parts)
+
+    monkeypatch.setattr(os, "writev", writing)
+    body = b"Subject: large\n\n" + b"x" * 1_000_000
+    MODULE.Email("zoe@example.org", "ann@example.org", body, tmp_path / "1").send()
+    assert any(part is body for part in handed)

@@ -1,11 +1,14 @@
 import dataclasses
 import random
+import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from maildrop import envelope as parser
 from maildrop.envelope import Envelope, MalformedEnvelope, is_address, parse_sender
 
 
@@ -329,6 +332,69 @@ def test_whatever_a_list_holds_the_recipients_are_addresses():
             continue
         assert all(map(is_address, envelope.recipients)), text
         assert envelope.sender == "" or is_address(envelope.sender), text
+
+
+# -- the short way through a list --
+
+FRAGMENTS = [
+    *("ann@example.org", "Bob@Example.ORG", "jo", "a.b@c", ".", "@", "a@b@c", "@c", "x" * 499, "x" * 501, "a" * 1100),
+    *("Ann Example", "O'Neil", "J\xfcrgen", "\u4f60\u597d@x", "e\u0301", "\U0001f600", "\udcfc", "\xa0", "\x85"),
+    *('"Doe, Jo"', '"a <b@c> d"', '"q\\"@,"', '"never closed', '"', '""', "\\", "\\,", '\\"'),
+    *(",", ",", ",", ", ", ";", ";;", " , ,", ",\r\n "),
+    *("<", ">", "<>", "< >", "<ann@example.org>", "< ann@example.org >", "<<a@b>>", "<a@b", "a@b>", "<a@b><c@d>"),
+    *("(", ")", "(a comment)", "(one (in) another)", "(a, b@c)", "(never closed", "(\\)"),
+    *("<@r.test:a@b>", "<@r.test,@s.test:a@b>", "< @r.test:a@b>", "@r.test:", "<.a@b>", "<a@b.>"),
+    *("friends:", "nobody:;", "friends: a@b, c@d;", ":", "::", "a:b:"),
+    *("[", "]", "[192.0.2.1]", "a@[192.0.2.1]", "a@[IPv6:::1]", "a@[never closed"),
+    *(" ", " ", "\t", "\n", "\r\n", "  ", "\x00", "\x0b", "\x0c", "\x1f", "\x7f", "\xad", "\u3000"),
+    *("<a b>", "\u2028", " . ", " @ ", "a . b @ c", "a@b c@d"),
+]
+
+
+def all_that_is_told_of(text):
+    told = [list(parser._addresses(text))]
+    for sender, list_of_recipients in (("", text), (text, "x@x"), (text, text)):
+        try:
+            told.append(Envelope.parse(sender, list_of_recipients))
+        except MalformedEnvelope as error:
+            told.append(str(error))
+    return told
+
+
+def told_the_long_way(text, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(parser, "_PLAIN_ENTRY", re.compile(r"(?!)"))
+        return all_that_is_told_of(text)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_list_is_the_same_whether_its_plain_entries_are_read_the_short_or_the_long_way(monkeypatch, seed):
+    choose = random.Random(seed)
+    for _ in range(2500):
+        text = choose.choice(["", "", " ", ","]).join(choose.choices(FRAGMENTS, k=choose.randint(0, 8)))
+        assert all_that_is_told_of(text) == told_the_long_way(text, monkeypatch), ascii(text)
+
+
+def test_any_short_list_of_single_characters_is_the_same_the_short_and_the_long_way(monkeypatch):
+    for size in range(5):
+        for characters in product('a@., <>:"(', repeat=size):
+            text = "".join(characters)
+            assert all_that_is_told_of(text) == told_the_long_way(text, monkeypatch), ascii(text)
+
+
+def test_any_character_in_a_plain_entry_is_the_same_the_short_and_the_long_way(monkeypatch):
+    for character in map(chr, [*range(0x250), 0x2028, 0x2029, 0x3000, 0xD800, 0xDCFC, 0xFEFF, 0x1F600]):
+        for entry in ("{}a@x", "a{}@x", "a@x{}", "A{} <a@x>", "<a{}@x>", "<a@x{}>", "<a@x>{}", "<{}a@x>"):
+            text = f"bob@x, {entry.format(character)},jo@x"
+            assert all_that_is_told_of(text) == told_the_long_way(text, monkeypatch), ascii(text)
+
+
+def test_what_most_lists_look_like_is_read_the_short_way(monkeypatch):
+    monkeypatch.setattr(parser, "_TOKEN", None)    # which the long way needs
+    assert recipients("ann@x, Bob <bob@x>; <jo@x> ,, eve@x ,") == ("ann@x", "bob@x", "jo@x", "eve@x")
+
+
+# -- any list --
 
 
 def parse_or_be_killed(expression, times):

@@ -1,5 +1,6 @@
 import io
 import os
+import random
 import re
 import stat
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maildrop.logfile import MaildropLog, stamp
+from maildrop.logfile import MaildropLog, printable, stamp
 
 TIME = r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d"
 
@@ -300,3 +301,40 @@ def test_a_log_stops_nothing_in_a_process_without_stdout_and_stderr(path, tmp_pa
         log.notice("x")
         log.end_block()
     assert entries(path) == ["### x"]
+
+
+# -- text for the log --
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"2.0.0 Ok: queued as 4F2", "2.0.0 Ok: queued as 4F2"),
+        (b" two\nlines \n", "two lines"),
+        (b"a  \r\n\r\n  b", "a b"),
+        ("größer €", "größer €"),
+        ("größer €".encode(), "größer €"),
+        (b"gr\xf6\xdfer", "gr\\xf6\\xdfer"),
+        (b"a\rb", "a\\rb"),
+        (b"a\tb", "a\\tb"),
+        (b"\x1b[31mred\x00", "\\x1b[31mred\\x00"),
+        ("a\x85b", "a\\x85b"),
+        ("a\u2028b\u202ec", "a\\u2028b\\u202ec"),
+        ("a\udc80b", "a\\udc80b"),
+        ("a\xa0b", "a\\xa0b"),
+        ("\U0001f4e7\U000e0001", "\U0001f4e7\\U000e0001"),
+        (b"", ""),
+        ("", ""),
+        (b"\r\n", ""),
+    ],
+)
+def test_what_a_relay_says_becomes_one_printable_line(text, expected):
+    assert printable(text) == expected
+
+
+def test_any_bytes_become_one_printable_line():
+    choose = random.Random(421)
+    for _ in range(3000):
+        text = printable(choose.randbytes(choose.randint(0, 30)))
+        assert text.isprintable()
+        assert text.splitlines() in ([], [text])

@@ -7,11 +7,12 @@ from maildrop import spool
 from maildrop.messageid import message_id, new_message_id
 
 LATER = time.time() + 3600
+HEAD = b"##To:ann@example.org\n##From:bob@example.org\n"
 
 
 def claimed(directory, content, name="a mail"):
     path = directory / name
-    path.write_bytes(b"##To:ann@example.org\n##From:bob@example.org\n" + content)
+    path.write_bytes(HEAD + content)
     return spool.claim(path, LATER)
 
 
@@ -56,6 +57,25 @@ def test_the_message_id_of_a_mail_is_what_stands_in_its_field(spool_directory, c
 def test_a_mail_without_the_field_has_no_message_id(spool_directory, content):
     with claimed(spool_directory, content) as mail:
         assert message_id(mail) is None
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_the_field_may_stand_anywhere_in_a_header_longer_than_what_is_read_at_once(spool_directory, end):
+    field = b"Message-Id:" + end + b" <a@example.org>"
+    for border in (spool._CHUNK - len(HEAD), spool._CHUNK, 3 * spool._CHUNK):
+        for size in range(border - len(field) - 5, border + 5):
+            before = b"A: " + b"a" * (size - len(b"A: ") - len(end)) + end
+            with claimed(spool_directory, before + field + end + end + b"body") as mail:
+                assert message_id(mail) == "<a@example.org>"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_what_looks_like_the_field_behind_a_long_header_is_none(spool_directory, end):
+    border = spool._CHUNK - len(HEAD)
+    for size in range(border - 5, border + 5):
+        header = b"A: " + b"a" * (size - len(b"A: "))
+        with claimed(spool_directory, header + end + end + b"Message-Id: <in.the@body>" + end + end) as mail:
+            assert message_id(mail) is None
 
 
 def test_a_message_id_in_the_envelope_is_none_of_the_message(spool_directory):

@@ -2,6 +2,7 @@ import errno
 import math
 import os
 import random
+import re
 import resource
 import socket
 import stat
@@ -9,18 +10,22 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from maildrop import spool
+from maildrop.scan import Scan, scan
 from maildrop.spool import Draft, MalformedMail, NotAMail, SpoolBusy
 
 SAMPLE = Path(__file__).parents[2] / "SAMPLE_MAIL.txt"
 HEAD = b"##To:ann@example.org\n##From:bob@example.org\n"
 MESSAGE = b"Subject: x\n\nbody\n"
+CHUNK = spool._CHUNK    # how much is read at once
 HOUR = 3600
 LATER = time.time() + HOUR    # when all that the tests write has long been settled
 
@@ -34,7 +39,8 @@ def add(directory, name="a mail", content=HEAD + MESSAGE, mtime=None):
 
 
 def due_names(directory, now=LATER):
-    return [path.name for path in spool.scan(directory, now).due]
+    found = scan(directory, now)
+    return found.names + found.retries
 
 
 def claimed(directory, content, name="a mail"):
@@ -184,7 +190,7 @@ def test_a_released_mail_of_our_own_is_due_at_once(spool_directory):
     draft.write("bob@example.org", "ann@example.org", MESSAGE)
     draft.release()
     now = draft.path.stat().st_mtime
-    assert spool.scan(spool_directory, now) == spool.Scan([draft.path], unsettled=False)
+    assert scan(spool_directory, now) == Scan([draft.path.name], [], unsettled=False)
     with spool.claim(draft.path, now) as mail:
         envelope = mail.read_envelope()
         assert (envelope.sender, envelope.recipients) == ("bob@example.org", ("ann@example.org",))
@@ -312,145 +318,6 @@ def test_one_line_takes_the_line_breaks_out(text, line):
     assert spool.one_line(text) == line
 
 
-# -- looking --
-
-
-def test_mails_are_due_oldest_first_whatever_their_names(spool_directory):
-    now = time.time()
-    for name, age in (("b", 30), ("a", 10), ("c", 20), ("z", 40)):
-        add(spool_directory, name, mtime=now - age)
-    assert due_names(spool_directory) == ["z", "b", "c", "a"]
-
-
-def test_mails_of_the_same_moment_are_due_in_the_order_of_their_names(spool_directory):
-    for name in ("b", "c", "a"):
-        add(spool_directory, name, mtime=1000)
-    assert due_names(spool_directory) == ["a", "b", "c"]
-
-
-def test_a_scan_tells_whole_paths(spool_directory):
-    path = add(spool_directory)
-    assert spool.scan(spool_directory, LATER).due == [path]
-
-
-def test_locks_and_locked_mails_are_not_due(spool_directory):
-    for name in ("locked", "locked.lck", "orphan.lck", "free", "a.lck.lck", "dirlocked"):
-        add(spool_directory, name)
-    (spool_directory / "dirlocked.lck").mkdir()
-    assert due_names(spool_directory) == ["free"]
-
-
-def test_what_is_no_regular_file_and_dot_files_are_no_mails(spool_directory, monkeypatch):
-    (spool_directory / "directory").mkdir()
-    add(spool_directory, ".hidden")
-    add(spool_directory / "directory", "inner")
-    add(spool_directory / "failed", "kept")
-    add(spool_directory / "tmp", "draft")
-    (spool_directory / "link").symlink_to(add(spool_directory, "mail"))
-    (spool_directory / "dangling").symlink_to("nowhere")
-    os.mkfifo(spool_directory / "fifo")
-    monkeypatch.chdir(spool_directory)    # the path of a socket has to be short
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("socket")
-        assert due_names(spool_directory) == ["mail"]
-        assert spool.count(spool_directory) == 1
-
-
-def test_a_scan_opens_no_file(spool_directory):
-    path = add(spool_directory, mtime=1000)
-    opened = []
-    watching = True
-    sys.addaudithook(lambda event, args: watching and event == "open" and opened.append(args[0]))    # stays for good
-    spool.scan(spool_directory, LATER)
-    assert opened == []
-    spool.claim(path, LATER).close()
-    watching = False
-    assert str(path) in opened
-
-
-def test_a_strangers_file_is_left_alone_until_it_has_not_changed_for_two_seconds(spool_directory):
-    path = add(spool_directory, mtime=1000)
-    changed = path.stat().st_ctime
-    for now in (changed, changed + 1, changed + 1.9):
-        assert spool.scan(spool_directory, now) == spool.Scan([], unsettled=True)
-        with pytest.raises(SpoolBusy):
-            spool.claim(path, now)
-    assert spool.scan(spool_directory, changed + 2.1) == spool.Scan([path], unsettled=False)
-    spool.claim(path, changed + 2.1).close()
-
-
-def test_a_strangers_file_from_the_future_is_not_waited_for(spool_directory):
-    path = add(spool_directory, mtime=1000)
-    before = path.stat().st_ctime - 60
-    assert spool.scan(spool_directory, before) == spool.Scan([path], unsettled=False)
-
-
-def test_a_locked_stranger_is_not_waited_for(spool_directory):
-    path = add(spool_directory)
-    add(spool_directory, path.name + ".lck")
-    assert not spool.scan(spool_directory, path.stat().st_ctime).unsettled
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "20261122T140005.123456-0123abc",
-        "20261122T140005.123456-0123abcg",
-        "20261122T140005.123456-0123ABCD",
-        "20261122T140005-0123abcd",
-        "x20261122T140005.123456-0123abcd",
-        "20261122T140005.123456-0123abcd.eml",
-        "20261122T140005.123456-0123abcd\n",
-    ],
-)
-def test_a_name_that_is_only_similar_to_ours_is_a_strangers(spool_directory, name):
-    path = add(spool_directory, name)
-    assert spool.scan(spool_directory, path.stat().st_ctime + 1).unsettled
-
-
-def test_a_mail_with_an_mtime_in_the_future_is_deferred_until_then(spool_directory):
-    path = add(spool_directory, mtime=LATER + 10)
-    for now in (LATER, LATER + 9.9):
-        assert spool.scan(spool_directory, now) == spool.Scan([], unsettled=False)
-        with pytest.raises(SpoolBusy):
-            spool.claim(path, now)
-    assert due_names(spool_directory, LATER + 10) == ["a mail"]
-    spool.claim(path, LATER + 10).close()
-
-
-def test_an_mtime_more_than_four_hours_ahead_was_not_set_by_a_daemon_and_counts_as_due(spool_directory):
-    path = add(spool_directory, mtime=LATER + 4 * HOUR)
-    assert due_names(spool_directory, LATER) == []
-    os.utime(path, (LATER + 4 * HOUR + 1, LATER + 4 * HOUR + 1))
-    assert due_names(spool_directory, LATER) == ["a mail"]
-    spool.claim(path, LATER).close()
-
-
-def test_names_that_are_no_text_are_mails_too(spool_directory):
-    name = os.fsdecode(b"gr\xfc\xdfe\n")
-    path = add(spool_directory, name)
-    assert due_names(spool_directory) == [name]
-    with spool.claim(path, LATER) as mail:
-        assert spool.set_aside(mail, None, "why", "1").exists()
-
-
-def test_a_spool_that_cannot_be_read_is_an_error(tmp_path):
-    with pytest.raises(OSError):
-        spool.scan(tmp_path / "none", LATER)
-
-
-def test_all_mails_are_counted_locked_and_deferred_ones_too(spool_directory):
-    for name in ("a", "locked", "locked.lck", ".hidden"):
-        add(spool_directory, name)
-    add(spool_directory, "deferred", mtime=LATER + HOUR)
-    add(spool_directory / "failed", "kept")
-    assert spool.count(spool_directory) == 3
-
-
-def test_there_is_no_mail_where_there_is_no_spool(tmp_path):
-    assert spool.count(tmp_path / "none") == 0
-
-
 # -- claiming --
 
 
@@ -484,7 +351,8 @@ def test_a_claim_changes_nothing_on_disk(spool_directory):
 
 
 def test_a_lock_that_appeared_after_the_scan_is_heeded(spool_directory):
-    (path,) = spool.scan(add(spool_directory).parent, LATER).due
+    path = add(spool_directory)
+    assert due_names(spool_directory) == [path.name]
     lock = add(spool_directory, path.name + ".lck")
     with pytest.raises(SpoolBusy):
         spool.claim(path, LATER)
@@ -497,6 +365,25 @@ def test_a_lock_may_be_a_dangling_link(spool_directory):
     spool.lock_path(path).symlink_to("writer-4711")
     with pytest.raises(SpoolBusy):
         spool.claim(path, LATER)
+
+
+def test_the_other_name_of_a_locked_mail_is_no_mail(spool_directory):
+    draft = Draft(spool_directory / spool.new_name())
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    lock = spool.lock_path(draft.path)
+    assert lock.read_bytes() == draft.path.read_bytes()
+    for now in (LATER, math.inf):
+        with pytest.raises(NotAMail, match="lock"):
+            spool.claim(lock, now)
+    draft.release()
+    spool.claim(draft.path, LATER).close()
+
+
+def test_a_mail_with_the_name_of_a_lock_is_no_mail_also_where_it_locks_nothing(spool_directory):
+    path = add(spool_directory, "orphan.lck", mtime=1000)
+    with pytest.raises(NotAMail):
+        spool.claim(path, LATER)
+    assert path.read_bytes() == HEAD + MESSAGE
 
 
 def test_a_mail_that_is_gone_since_the_scan_is_not_claimed(spool_directory):
@@ -710,7 +597,83 @@ def test_a_mail_was_queued_when_its_envelope_says_or_else_when_the_file_came(spo
         assert mail.queued_at == (path.stat().st_ctime if seconds is None else seconds)
 
 
+def envelope_of_size(choose, size):
+    """An envelope of so many bytes, and what it says, its keys in order. It may end with ##Content:."""
+    end = choose.choice(["\n", "\r\n"])
+    lines = {"To": "ann@example.org", "From": "bob@example.org"}
+    head = "".join(f"##{key}:{value}{end}" for key, value in lines.items())
+    tail = choose.choice(["", f"##Content:{end}"])
+    least = len("##X0000:") + len(end)
+    while left := size - len(head) - len(tail):
+        taken = choose.choice([left, choose.randint(least, left)])
+        if 0 < left - taken < least:
+            taken = left
+        key, value = f"X{len(lines):04}", "x" * (taken - least)
+        lines[key] = value
+        head += f"##{key}:{value}{end}"
+    return (head + tail).encode(), list(lines.items())
+
+
+@pytest.mark.parametrize("border", [CHUNK, 2 * CHUNK, 3 * CHUNK, 4 * CHUNK])
+def test_a_mail_is_read_the_same_wherever_its_envelope_ends(spool_directory, border):
+    choose = random.Random(border)
+    messages = [b"", b"x", b"\n", b"#", b"#\n##X:y\n", b"A: b\r\n\r\nc", choose.randbytes(2 * CHUNK)]
+    for size in [border - 100, *range(border - 9, border + 10), border + 100]:
+        head, lines = envelope_of_size(choose, size)
+        assert len(head) == size
+        message = choose.choice(messages)
+        if b"##Content:" in head:
+            message = choose.choice([b"##To:eve@x\n", b"##", b""]) + message
+        with claimed(spool_directory, head + message) as mail:
+            assert (mail.content_start, mail.content_size) == (size, len(message))
+            assert mail.lines_with({}) == lines
+            assert message_of(mail) == message_of(mail) == message
+            assert mail.header() == header_of(message)
+
+
+@pytest.mark.parametrize("offset", range(-4, 5))
+def test_a_line_of_the_envelope_may_lie_across_the_end_of_what_is_read_at_once(spool_directory, offset):
+    filled = HEAD + b"##X:" + b"x" * (CHUNK + offset - len(HEAD) - len("##X:\n")) + b"\n"
+    assert len(filled) == CHUNK + offset
+    for line in (b"##Attempts:7\r\n", b"##Attempts:7\n##Content:\r\n", b"##Content:\n"):
+        with claimed(spool_directory, filled + line + MESSAGE) as mail:
+            assert mail.attempts == (7 if b"Attempts" in line else 0)
+            assert message_of(mail) == MESSAGE
+
+
+@pytest.mark.parametrize("end", [b"", b"##Content:\n"])
+def test_a_claim_does_not_read_a_message_however_long_its_lines_are(spool_directory, monkeypatch, end):
+    path = add(spool_directory, content=HEAD + end + b"x" * (10 * CHUNK))
+    read = os.pread
+    sizes = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", lambda *where: (sizes.append(where[1]), read(*where))[1])
+        with spool.claim(path, LATER):
+            assert sizes == [CHUNK]
+
+
+@pytest.mark.parametrize("chunk", [5, 6, 7, 11, 16, 31])
+def test_a_mail_is_read_the_same_however_little_is_read_at_once(spool_directory, monkeypatch, chunk):
+    monkeypatch.setattr(spool, "_CHUNK", chunk)
+    choose = random.Random(chunk)
+    parts = [b"##", b"#", b"\n", b"\r\n", b"\r", b"a", b"Content:", b"##Content:\n", b"##To:eve@x\n", b"b: c\n"]
+    for _ in range(300):
+        head, lines = envelope_of_size(choose, choose.randint(80, 160))
+        message = b"".join(choose.choices(parts, k=choose.randint(0, 8)))
+        if b"##Content:" not in head:
+            message = message.lstrip(b"#")
+        with claimed(spool_directory, head + message) as mail:
+            assert mail.lines_with({}) == lines
+            assert message_of(mail) == message_of(mail) == message
+            assert mail.header() == header_of(message)
+
+
 # -- the message --
+
+
+def header_of(message, most=1 << 20):
+    """What a header is, in fewer words than the spool's."""
+    return re.split(rb"\A\n|\n\n", re.sub(rb"\r\n?", b"\n", message[:most]), maxsplit=1)[0]
 
 
 @pytest.mark.parametrize(
@@ -736,6 +699,44 @@ def test_no_more_than_a_megabyte_is_taken_for_the_header(spool_directory):
         assert mail.header() == b"x" * (1 << 20)
 
 
+def test_the_header_of_any_short_message_ends_at_its_first_blank_line(spool_directory):
+    for size in range(7):
+        for message in map(bytes, product(b"\r\na", repeat=size)):
+            with claimed(spool_directory, HEAD + message) as mail:
+                assert mail.header() == header_of(message), message
+
+
+@pytest.mark.parametrize(("chunk", "most"), [(5, 5), (5, 17), (8, 20), (16, 40), (64, 1000)])
+def test_a_header_is_the_same_however_little_is_read_at_once(spool_directory, monkeypatch, chunk, most):
+    monkeypatch.setattr(spool, "_CHUNK", chunk)
+    monkeypatch.setattr(spool, "_LARGEST_HEADER", most)
+    choose = random.Random(chunk * most)
+    parts = [b"\r", b"\n", b" ", b"a", b":", b"a: a", b"aaaaaaaa"]
+    for _ in range(500):
+        message = b"".join(choose.choices(parts, k=choose.randint(0, 20)))
+        with claimed(spool_directory, HEAD + message) as mail:
+            assert mail.header() == header_of(message, most), message
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_header_may_be_longer_than_what_is_read_at_once(spool_directory, end):
+    for border in (CHUNK - len(HEAD), CHUNK, 2 * CHUNK, 5 * CHUNK):
+        for size in range(border - 5, border + 6):
+            line = b"A: " + b"b" * (size - 3)
+            for message in (line, line + end, line + end + b"C: d" + end + end + b"body" + end + end, line + end * 2):
+                with claimed(spool_directory, HEAD + message) as mail:
+                    assert mail.header() == header_of(message)
+                    assert message_of(mail) == message
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_blank_line_about_a_megabyte_from_the_beginning_ends_a_header_or_comes_too_late(spool_directory, end):
+    for size in range((1 << 20) - 5, (1 << 20) + 2):
+        message = b"x" * size + end + end + b"body"
+        with claimed(spool_directory, HEAD + message) as mail:
+            assert mail.header() == header_of(message)
+
+
 def test_a_large_message_comes_in_chunks_and_as_often_as_it_is_asked_for(spool_directory):
     message = random.Random(1).randbytes(300_000)
     with claimed(spool_directory, HEAD + b"\n" + message) as mail:
@@ -753,6 +754,64 @@ def test_a_file_that_became_shorter_while_it_was_read_is_an_error(spool_director
         os.truncate(mail.path, 200_000)
         with pytest.raises(OSError, match="became shorter"):
             list(chunks)
+
+
+@pytest.mark.parametrize("size", [1, 1000, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_a_message_of_a_file_that_became_shorter_is_read_whole_or_is_an_error(spool_directory, size):
+    choose = random.Random(size)
+    message = choose.randbytes(size)
+    outcomes = set()
+    for left in (0, len(HEAD), len(HEAD) + size - 1, *(choose.randrange(len(HEAD) + size) for _ in range(20))):
+        with claimed(spool_directory, HEAD + message) as mail:
+            os.truncate(mail.path, left)
+            try:
+                assert message_of(mail) == message
+                outcomes.add("whole")
+            except OSError:
+                outcomes.add("error")
+    assert outcomes == ({"error"} if size >= CHUNK else {"whole"})
+
+
+def test_the_header_of_a_file_that_became_shorter_is_an_error_and_not_a_part_of_it(spool_directory):
+    with claimed(spool_directory, HEAD + b"A: " + b"b" * 200_000 + b"\n\nbody") as mail:
+        os.truncate(mail.path, 150_000)
+        with pytest.raises(OSError, match="became shorter"):
+            mail.header()
+
+
+def test_the_message_may_be_read_by_several_at_once(spool_directory):
+    message = random.Random(3).randbytes(5 * CHUNK)
+    with claimed(spool_directory, HEAD + b"\n" + message) as mail:
+        first, second = mail.content(), mail.content()
+        pairs = []
+        for chunk in first:
+            assert mail.header() == b""
+            pairs.append((chunk, next(second)))
+        assert next(second, None) is None
+        assert all(one == other for one, other in pairs)
+        assert b"".join(one for one, _ in pairs) == b"\n" + message
+
+
+def test_a_message_of_fifty_megabytes_takes_less_than_two_of_memory(spool_directory):
+    path = add(spool_directory, content=HEAD + b"Subject: x\n\n")
+    megabyte = random.Random(4).randbytes(1 << 20)
+    with path.open("ab") as stream:
+        for _ in range(50):
+            stream.write(megabyte)
+    size = 0
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        with spool.claim(path, LATER) as mail:
+            assert mail.header() == b"Subject: x"
+            for chunk in mail.content():
+                size += len(chunk)
+            assert size == mail.content_size
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == len(b"Subject: x\n\n") + (50 << 20)
+    assert most - before < 2 << 20
 
 
 def test_what_is_added_to_a_file_after_the_claim_is_not_read(spool_directory):
@@ -841,6 +900,38 @@ def test_a_postponed_message_is_kept_byte_for_byte(spool_directory, message):
     with spool.claim(path, LATER) as mail:
         assert message_of(mail) == message
         assert mail.read_envelope().recipients == ("ann@example.org",)
+
+
+@pytest.mark.parametrize("offset", range(-3, 4))
+def test_a_postponed_message_that_begins_like_the_envelope_stays_message_wherever_it_begins(spool_directory, offset):
+    message = b"##To:eve@x\n##From:eve@x\n"
+    end = b"\n##Content:\n"
+    head = HEAD + b"##X:" + b"x" * (CHUNK + offset - len(HEAD) - len(b"##X:") - len(end)) + end
+    assert len(head) == CHUNK + offset
+    path = add(spool_directory, content=head + message)
+    for _ in range(2):
+        with spool.claim(path, LATER) as mail:
+            postpone(mail, ["ann@example.org"], LATER - 5, "later")
+    with spool.claim(path, LATER) as mail:
+        assert message_of(mail) == message
+        assert mail.read_envelope().recipients == ("ann@example.org",)
+
+
+def test_a_postponed_message_is_kept_however_little_is_read_at_once(spool_directory, monkeypatch):
+    choose = random.Random(9)
+    for _ in range(200):
+        monkeypatch.setattr(spool, "_CHUNK", choose.randint(5, 20))
+        head, _ = envelope_of_size(choose, choose.randint(80, 120))
+        message = b"".join(choose.choices([b"#", b"##To:eve@x\n", b"\n", b"\r", b"a"], k=choose.randint(1, 9)))
+        if b"##Content:" not in head:
+            message = b"a" + message
+        path = add(spool_directory, content=head + message)
+        for _ in range(2):
+            with spool.claim(path, LATER, durable=False) as mail:
+                postpone(mail, ["ann@example.org"], LATER - 5, "later")
+        with spool.claim(path, LATER) as mail:
+            assert message_of(mail) == message
+            assert mail.read_envelope().recipients == ("ann@example.org",)
 
 
 def test_a_postponed_mail_keeps_unknown_lines_of_its_envelope(spool_directory):
@@ -1246,15 +1337,54 @@ def test_a_mail_that_is_discarded_while_it_is_claimed_is_never_claimed(spool_dir
     monkeypatch.setattr(spool.SpooledMail, "names_path", around(at_path, "before the path is looked at", "after that"))
     with pytest.raises(SpoolBusy):
         spool.claim(draft.path, LATER)
+    assert draft.path.exists() is (moment in ("before the path is looked at", "after that"))    # which never come
 
 
-def test_a_mail_that_is_released_while_it_is_claimed_may_be_claimed(spool_directory, monkeypatch):
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_mail_that_is_released_while_it_is_claimed_may_be_claimed(spool_directory, monkeypatch, is_read):
     draft = Draft(spool_directory / spool.new_name())
     draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    before = draft.path.stat()
     read = spool._read_envelope_lines
-    monkeypatch.setattr(spool, "_read_envelope_lines", lambda stream: (draft.release(), read(stream))[1])
+
+    def reading(stream):
+        head = read(stream) if is_read else None
+        while draft.path.stat().st_ctime_ns == before.st_ctime_ns:    # the file system's clock ticks slowly
+            spool.lock_path(draft.path).chmod(0o600)
+        draft.release()
+        return head or read(stream)
+
+    monkeypatch.setattr(spool, "_read_envelope_lines", reading)
     with spool.claim(draft.path, LATER) as mail:
+        assert (before.st_nlink, mail.status.st_nlink) == (2, 1)
         assert message_of(mail) == MESSAGE
+
+
+@pytest.mark.parametrize("is_released", [False, True])
+@pytest.mark.parametrize("happens", ["longer", "shorter", "other"])
+def test_a_mail_whose_bytes_change_while_it_is_claimed_is_refused_released_or_not(
+    spool_directory, monkeypatch, happens, is_released
+):
+    draft = Draft(spool_directory / spool.new_name())
+    draft.write("bob@example.org", "ann@example.org", MESSAGE)
+    other = draft.path.read_bytes().replace(b"ann", b"eve")
+    before = draft.path.stat().st_mtime_ns
+    read = spool._read_envelope_lines
+
+    def reading(stream):
+        head = read(stream)
+        if happens == "shorter":
+            os.truncate(draft.path, len(other) - 1)
+        while draft.path.stat().st_mtime_ns == before:
+            with draft.path.open("r+b") as writer:
+                writer.write(other + b"more" if happens == "longer" else other)
+        if is_released:
+            draft.release()
+        return head
+
+    monkeypatch.setattr(spool, "_read_envelope_lines", reading)
+    with pytest.raises(SpoolBusy, match="being written"):
+        spool.claim(draft.path, LATER)
 
 
 @pytest.mark.parametrize("happens", ["longer", "shorter", "other"])
@@ -1408,7 +1538,7 @@ def test_a_renewed_mail_that_had_failed_gets_a_new_name_without_what_was_noted_o
     assert files_below(spool_directory) == [renewed.name]
     assert renewed.parent == spool_directory
     assert renewed.read_bytes() == HEAD + MESSAGE
-    assert spool.scan(spool_directory, time.time() + 1) == spool.Scan([renewed], unsettled=False)
+    assert scan(spool_directory, time.time() + 1) == Scan([renewed.name], [], unsettled=False)
     spool.claim(renewed, LATER).close()
 
 
