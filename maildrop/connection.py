@@ -73,6 +73,11 @@ class Connection:
             if connect_first:
                 self._open_session()
             while attempt := self._take():
+                if self._recorder.is_stuck(attempt.mail.path):    # it was not yet when the mail was claimed
+                    self._drop_session()
+                    attempt.mail.close()
+                    self._backlog.done(attempt.mail.path)
+                    continue
                 self._keep_distance()
                 self._carry_guarded(attempt)
                 after_mail()
