@@ -1,12 +1,13 @@
 # make run      a demonstration: Zope, the daemon and an SMTP server of its own (ONCE=1: ends by itself)
 # make test     sets up what the tests need, then runs them (ARGS="-k name" goes to pytest)
-# make clean    removes what the other two made
+# make bench    compares speed and memory with those of other programs that send mail
+# make clean    removes what the others made
 
 PYTHON ?= python3
 VENV := .venv
 INSTALL := sh tests/support/debian_packages.sh
 
-.PHONY: run test clean
+.PHONY: run test bench clean
 
 run: $(VENV)/demo.stamp
 	@$(VENV)/bin/python tests/support/demo.py $(if $(ONCE),--once) instance
@@ -14,6 +15,15 @@ run: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	@$(INSTALL) --optional chromium libsasl2-modules postfix sasl2-bin shellcheck strace
 	$(VENV)/bin/python -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal --least-fault-cases 400)
+
+bench: $(VENV)/test.stamp
+	@$(INSTALL) --optional postfix
+	$(VENV)/bin/python -m benchmarks.drain
+	$(VENV)/bin/python -m benchmarks.drain --size 1000000 --mails 50 --latency-ms 0
+	$(VENV)/bin/python -m benchmarks.scan
+	$(VENV)/bin/python -m benchmarks.writer
+	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks.wakeup
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

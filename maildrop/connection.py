@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from itertools import chain
 
 from maildrop import policy
@@ -30,28 +31,31 @@ class _Stopped(Exception):
     """The daemon stops: what was under way is no attempt."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the connections of a pass have in common."""
+
+    settings: Settings
+    log: MaildropLog
+    backlog: Backlog
+    relay: RelayState
+    recorder: Recorder
+    closer: Closer
+    stopping: threading.Event
+
+
 class Connection:
     """Takes mails from the backlog, claims them and sends them. Used by one thread, but for ``cut``."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        log: MaildropLog,
-        backlog: Backlog,
-        relay: RelayState,
-        recorder: Recorder,
-        closer: Closer,
-        stopping: threading.Event,
-        is_alone: Callable[[], bool],
-    ):
+    def __init__(self, shared: Shared, is_alone: Callable[[], bool]):
         """``is_alone``: whether no other connection is at work now."""
-        self._settings = settings
-        self._log = log
-        self._backlog = backlog
-        self._relay = relay
-        self._recorder = recorder
-        self._closer = closer
-        self._stopping = stopping
+        self._settings = shared.settings
+        self._log = shared.log
+        self._backlog = shared.backlog
+        self._relay = shared.relay
+        self._recorder = shared.recorder
+        self._closer = shared.closer
+        self._stopping = shared.stopping
         self._is_alone = is_alone
         self._session: Session | None = None
         self._sent_on_session = 0

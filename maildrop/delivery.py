@@ -10,6 +10,7 @@ from pathlib import Path
 from maildrop import spool
 from maildrop.backlog import Backlog
 from maildrop.closer import Closer
+from maildrop.connection import Shared
 from maildrop.crew import LONG_WAIT_S, Crew
 from maildrop.logfile import MaildropLog
 from maildrop.recording import Recorder
@@ -85,9 +86,8 @@ class Delivery:
         self._relay.begin_pass(self.settings.smtp_hosts)
         self._backlog.begin_pass()
         closer = Closer()
-        self._crew = crew = Crew(
-            self.settings, self._log, self._backlog, self._relay, self._recorder, closer, self.stopping, self._wake.ring
-        )
+        shared = Shared(self.settings, self._log, self._backlog, self._relay, self._recorder, closer, self.stopping)
+        self._crew = crew = Crew(shared, self._wake.ring)
         try:
             while True:
                 if self.interrupted.is_set() or self.stopping.is_set():

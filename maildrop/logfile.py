@@ -1,6 +1,6 @@
 """The maildrop log: shape of a block and of a line.
 
-One block for each pass that has something to say::
+One block for each pass, or part of one between two looks at the spools, that has something to say::
 
     ### Started at 2026/11/22 14:00:05...
     OK<TAB> recipients<TAB>NAME what else is known
@@ -8,7 +8,7 @@ One block for each pass that has something to say::
     FATAL: reply<TAB> recipients<TAB>NAME ...
     ### Finished at 2026/11/22 14:00:06
 
-The file is opened for a pass and closed after it, so it can be moved away at any time. Each line is one write, so several
+The file is opened for a block and closed after it, so it can be moved away at any time. Each line is one write, so several
 daemons may share a log.
 """
 
