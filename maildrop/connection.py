@@ -170,7 +170,8 @@ class Connection:
                 self._relay.settled(attempt.mail.path)
                 self._recorder.tell(attempt)
             except BaseException:
-                attempt.mail.close()
+                if not self._recorder.holds(attempt.mail):
+                    attempt.mail.close()
                 raise
             if not self._recorder.holds(attempt.mail):
                 self._closer.close(attempt.mail)

@@ -133,10 +133,11 @@ class Recorder:
             self._deferred_here.add(mail.identity)
         try:
             return self._record(attempt)
-        except OSError as error:
+        except Exception as error:    # the relay may have it: whatever happens here, it must not be sent again
             with self._lock:
                 self._unrecorded[mail.path] = attempt
-            self._log.notice(f"{mail.path}: what became of it cannot be recorded, will try again: {error.strerror or error}")
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            self._log.notice(f"{mail.path}: what became of it cannot be recorded, will try again: {reason}")
             return None
 
     def _record(self, attempt: Attempt) -> SpooledMail | None:

