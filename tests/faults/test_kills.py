@@ -67,9 +67,10 @@ def _strace():
     requires_strace()
 
 
-@pytest.fixture
-def relay():
+@pytest.fixture(params=["pipelining", "plain"])
+def relay(request):
     with MoodyRelay() as server:
+        server.pipelining = request.param == "pipelining"
         yield server
 
 
@@ -129,11 +130,12 @@ class MoodyRelay(RelayServer):
         self._put_off: set[str] = set()
 
     async def handle_EHLO(self, server, session, envelope, hostname, responses):
-        session.host_name = hostname
+        responses = await super().handle_EHLO(server, session, envelope, hostname, responses)
         return ["\r\n".join(responses)]    # one packet, so that each run reads it by one call
 
     async def handle_MAIL(self, server, session, envelope, address, options):
-        self._goes_on(session)
+        if not self.pipelining:    # else it may have come before the reply to the mail before
+            self._goes_on(session)
         return await super().handle_MAIL(server, session, envelope, address, options)
 
     async def handle_RCPT(self, server, session, envelope, address, options):
@@ -144,6 +146,7 @@ class MoodyRelay(RelayServer):
         return await super().handle_RCPT(server, session, envelope, address, options)
 
     async def handle_DATA(self, server, session, envelope):
+        self._goes_on(session)    # the content comes after the replies to all that went before
         mail = _mail_of(envelope.original_content)
         if mail == "put-off" and self._is_first_time(mail):
             return "451 4.3.0 try later"

@@ -31,6 +31,8 @@ class RelayServer:
     one recipient ``"RCPT ann@example.org"``. Change it at any time.
     """
 
+    pipelining = True    # whether it is offered
+
     def __init__(self, tls: bool = False, login: tuple[str, str] | None = None, port: int = 0, **smtp_options: object):
         self.accepted: list[Accepted] = []
         self.replies: dict[str, str] = {}
@@ -70,6 +72,10 @@ class RelayServer:
         return AuthResult(success=given == self._login, handled=False)    # the reply is left to aiosmtpd
 
     # -- aiosmtpd's handler --
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        session.host_name = hostname
+        return ["250-PIPELINING", *responses] if self.pipelining else responses
 
     async def handle_MAIL(self, server, session, envelope, address, options):
         if refusal := self.replies.get("MAIL"):
