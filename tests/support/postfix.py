@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from support.certificates import authority
 from support.daemon import wait_until
 from support.ports import free_port
-from support.relay_server import authority
 from support.requires import find_command, requires_command, requires_root
 
 DOMAINS = ("example.org", "example.com")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from dataclasses import dataclass, field
-from functools import cache
 
-import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from support.certificates import server_tls_context
 
 
 @dataclass(frozen=True)
@@ -123,14 +121,3 @@ class _Server(SMTP):
         if self.transport is None:    # not again after STARTTLS
             self._owner.connections += 1
         super().connection_made(transport)
-
-
-@cache
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def server_tls_context(name: str = "localhost") -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority().issue_cert(name, "127.0.0.1").configure_cert(context)
-    return context

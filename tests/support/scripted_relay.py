@@ -1,12 +1,13 @@
 """An SMTP server on raw sockets that behaves well, except where its script has it do what no server should do.
 
-It speaks ESMTP with PIPELINING, SIZE and 8BITMIME, and STARTTLS and AUTH (PLAIN, LOGIN) where asked for. What it took
-over can be read from it afterwards, and ``account_for`` says what became of each mail and recipient.
+It speaks ESMTP with PIPELINING, SIZE and 8BITMIME, and TLS and AUTH where asked for. What it took over can be read from
+it afterwards, and ``account_for`` says what became of each mail and recipient.
 """
 
 from __future__ import annotations
 
 import base64
+import hmac
 import random
 import re
 import select
@@ -19,11 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from maildrop import spool
-from support.relay_server import server_tls_context
+from support.certificates import server_tls_context
 
 _PATIENCE_S = 30.0
 _DRIP_S = 0.1
@@ -66,14 +66,21 @@ class ScriptedRelay:
     mail right after its final good reply.
 
     ``answer`` is called with the dialogue, the step and the good reply before that goes out, and may wait: what it
-    returns is said instead, and None hangs up. ``delay_s``: each reply waits for a time of chance up to this.
+    returns is said instead, and None hangs up; bytes go out as they are. Its steps are those of a fault but "handshake",
+    and in a login "challenge" and "login". ``delay_s``: each reply waits for a time of chance up to this.
+
+    ``tls``: STARTTLS is offered, or with ``implicit_tls`` there is nothing but TLS. ``tls_context``, ``login`` and
+    ``mechanisms`` may be changed at any time. For XOAUTH2 and OAUTHBEARER, the password in ``login`` is the token.
     """
 
     def __init__(
         self,
         *faults: Fault,
         tls: bool = False,
+        implicit_tls: bool = False,
+        tls_context: ssl.SSLContext | None = None,
         login: tuple[str, str] | None = None,
+        mechanisms: str = "PLAIN LOGIN",
         replies: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -82,6 +89,9 @@ class ScriptedRelay:
         self.accepted: list[Taken] = []    # those that got their final good reply
         self.unanswered: list[Taken] = []    # those that came whole and got no final reply
         self.commands: list[bytes] = []    # each line as it came, without its CRLF
+        self.in_clear = bytearray()    # all that came without TLS, but for contents
+        self.logins: list[str] = []    # the mechanism of each attempt
+        self.handshakes = 0    # that came to their end
         self.fired: Counter[tuple[str, str]] = Counter()    # how often which fault happened
         self.sessions = 0
         self.most_open = 0    # sessions at a time
@@ -89,10 +99,13 @@ class ScriptedRelay:
         self.replies = dict(replies or {})
         self.at_command: Callable[[bytes], None] = lambda line: None
         self.after_final: Callable[[Taken], None] = lambda taken: None
-        self.answer: Callable[[_Dialogue, str, str], str | None] = lambda dialogue, step, good: good
+        self.answer: Callable[[_Dialogue, str, str], str | bytes | None] = well_behaved
         self.delay_s = delay_s
         self.tls = tls
+        self.implicit_tls = implicit_tls
+        self.tls_context = tls_context or server_tls_context()
         self.login = login
+        self.mechanisms = mechanisms
         self.stopped = threading.Event()
         self._faults = faults
         self._reached: Counter[Fault] = Counter()
@@ -176,8 +189,17 @@ class ScriptedRelay:
             dialogue.sock.close()
 
 
+def well_behaved(dialogue: _Dialogue, step: str, good: str) -> str:
+    """What ``answer`` is as long as nobody changes it."""
+    return good
+
+
 class _Over(Exception):
     """The dialogue has ended."""
+
+
+class _Cancelled(Exception):
+    """There is no challenge to answer any more."""
 
 
 class _Dialogue:
@@ -194,6 +216,7 @@ class _Dialogue:
         self.recipients: list[str] = []
         self.named = 0    # recipients named in this transaction, accepted or not
         self.received = b""
+        self.last_line = ""    # that has come
         self._chance = random.Random(number)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(_PATIENCE_S)
@@ -201,6 +224,8 @@ class _Dialogue:
     def run(self) -> None:
         if kind := self.relay.fault_at("connect", self.number):
             self.misbehave(kind, b"220 relay.example.org ESMTP\r\n")
+        if self.relay.implicit_tls:
+            self.encrypt()
         self.reply("greeting", "220 relay.example.org ESMTP")
         while not self.relay.stopped.is_set():
             line = self.read_line()
@@ -221,9 +246,9 @@ class _Dialogue:
         offered = ["relay.example.org", "PIPELINING", "SIZE 1000000000", "8BITMIME", "ENHANCEDSTATUSCODES"]
         if self.relay.tls and not self.over_tls:
             offered.append("STARTTLS")
-        if self.relay.login and self.over_tls == self.relay.tls:
+        if self.relay.login and (self.over_tls or not self.relay.tls):
             if not (self.relay.has("auth offer") and self.relay.fault_at("auth offer", self.number)):
-                offered.append("AUTH PLAIN LOGIN")
+                offered.append(f"AUTH {self.relay.mechanisms}")
         lines = [f"250-{text}" for text in offered[:-1]] + [f"250 {offered[-1]}"]
         self.reply("ehlo after tls" if self.over_tls else "ehlo", "\r\n".join(lines))
 
@@ -237,13 +262,17 @@ class _Dialogue:
         elif self.reply("starttls", "220 2.0.0 go ahead"):
             if kind := self.relay.fault_at("handshake", self.number):
                 self.misbehave(kind, b"\x16\x03\x03\x40\x00")    # the head of a long TLS record
-            try:
-                self.sock = _tls_context().wrap_socket(self.sock, server_side=True)
-            except OSError:
-                raise _Over from None
-            self.received = b""
-            self.over_tls = True
-            self.sock.settimeout(_PATIENCE_S)
+            self.encrypt()
+
+    def encrypt(self) -> None:
+        try:
+            self.sock = self.relay.tls_context.wrap_socket(self.sock, server_side=True)
+        except OSError:
+            raise _Over from None
+        self.relay.handshakes += 1
+        self.received = b""
+        self.over_tls = True
+        self.sock.settimeout(_PATIENCE_S)
 
     def _auth(self, line: bytes) -> None:
         if self.relay.login is None:
@@ -253,18 +282,49 @@ class _Dialogue:
             self.logged_in = kind in _GOOD_IN_THE_END
             self.misbehave(kind, b"235 2.7.0 welcome\r\n")
             return
-        words = line.split()
-        if words[1].upper() == b"PLAIN":
-            given = base64.b64decode(words[2] if len(words) > 2 else self.ask(b"")).split(b"\0")[1:]
-        else:
-            user = base64.b64decode(words[2] if len(words) > 2 else self.ask(b"Username:"))
-            given = [user, base64.b64decode(self.ask(b"Password:"))]
-        self.logged_in = tuple(part.decode() for part in given) == self.relay.login
-        self.send(b"235 2.7.0 welcome\r\n" if self.logged_in else b"535 5.7.8 wrong\r\n")
+        mechanism, _, response = line[5:].decode("latin-1").partition(" ")
+        self.relay.logins.append(mechanism)
+        try:
+            self.logged_in = self.knows(mechanism.upper(), response)
+            said = self.say("login", "235 2.7.0 welcome" if self.logged_in else "535 5.7.8 wrong")
+            while said.startswith("334"):
+                self.read_line()
+                said = self.say("login", said)
+        except _Cancelled:
+            self.logged_in = False
 
-    def ask(self, question: bytes) -> bytes:
-        self.send(b"334 " + base64.b64encode(question) + b"\r\n")
-        return self.read_line()
+    def knows(self, mechanism: str, response: str) -> bool:
+        """Whether the other side proves to be who may send here. ``response``: what came with the command already."""
+        assert self.relay.login
+        user, secret = (word.encode() for word in self.relay.login)
+        if mechanism == "PLAIN":
+            return _decoded(response or self.ask(b"")).split(b"\0")[1:] == [user, secret]
+        if mechanism == "LOGIN":
+            given = _decoded(response or self.ask(b"Username:"))
+            return [given, _decoded(self.ask(b"Password:"))] == [user, secret]
+        if mechanism == "CRAM-MD5":
+            challenge = b"<%d.%d@relay.example.org>" % (self.number, time.monotonic_ns())
+            digest = hmac.new(secret, challenge, "md5").hexdigest().encode()
+            return _decoded(self.ask(challenge)) == user + b" " + digest
+        given = _decoded(response or self.ask(b""))
+        if mechanism == "XOAUTH2":
+            is_right = given == b"user=%s\1auth=Bearer %s\1\1" % (user, secret)
+        else:    # OAUTHBEARER, RFC 7628 3.1
+            name, *pairs = given.rstrip(b"\1").split(b"\1")
+            is_right = name in (b"n,a=%s," % user, b"n,,") and b"auth=Bearer " + secret in pairs
+        if not is_right:    # RFC 7628 3.2.2: what is wrong stands in a challenge, which wants a response without content
+            self.ask(b'{"status":"invalid_token","schemes":"bearer","scope":"mail"}')
+        return is_right
+
+    def ask(self, question: bytes) -> str:
+        """The response to a challenge. Raises _Cancelled where none was made, or the other side wants no more."""
+        if not self.say("challenge", f"334 {base64.b64encode(question).decode()}").startswith("334"):
+            raise _Cancelled
+        response = self.read_line().decode("latin-1")
+        if response == "*":    # RFC 4954 4
+            self.send(b"501 5.5.2 cancelled\r\n")
+            raise _Cancelled
+        return response
 
     def _mail(self, line: bytes) -> None:
         found = re.match(rb"MAIL FROM:<([^<>]*)>", line, re.IGNORECASE)
@@ -357,7 +417,7 @@ class _Dialogue:
             self.misbehave(kind, good.encode() + b"\r\n")
             return kind in _GOOD_IN_THE_END
         said = self.say(step, good)
-        return said[0] in "23"
+        return said[:1] in ("2", "3")
 
     def say(self, step: str, good: str) -> str:
         """Answer as the relay wants it; what was said."""
@@ -365,7 +425,11 @@ class _Dialogue:
         said = self.relay.answer(self, step, good)
         if said is None:
             self.close_gently()
-        self.send(said.encode() + b"\r\n")
+        if isinstance(said, bytes):
+            self.send(said)
+            said = said.decode("latin-1")
+        else:
+            self.send(said.encode() + b"\r\n")
         if said.startswith("421"):
             self.close_gently()
         return said
@@ -446,11 +510,14 @@ class _Dialogue:
         if not data:
             raise _Over
         self.received += data
+        if not self.over_tls:
+            self.relay.in_clear += data
 
     def read_line(self) -> bytes:
         while b"\r\n" not in self.received:
             self.receive()
         line, _, self.received = self.received.partition(b"\r\n")
+        self.last_line = line.decode("latin-1")
         return line
 
     def read_content(self) -> bytes:
@@ -502,9 +569,11 @@ _REFUSALS = {"4yz", "5yz", "530", "535", "421", "421 and close", "mixed", "mixed
 _GOOD_IN_THE_END = {"two", "two, one bad", "good, then close"}
 
 
-@cache
-def _tls_context() -> ssl.SSLContext:
-    return server_tls_context()
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except ValueError:
+        return b""
 
 
 # -- what became of the mails --
