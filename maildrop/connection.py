@@ -14,6 +14,7 @@ from maildrop import policy
 from maildrop.attempt import Attempt
 from maildrop.backlog import Backlog
 from maildrop.closer import Closer
+from maildrop.credentials import Credentials
 from maildrop.envelope import Envelope, MalformedEnvelope
 from maildrop.logfile import MaildropLog
 from maildrop.policy import Outcome, Reply
@@ -36,6 +37,7 @@ class Shared:
     """What the connections of a pass have in common."""
 
     settings: Settings
+    credentials: Credentials
     log: MaildropLog
     backlog: Backlog
     relay: RelayState
@@ -50,6 +52,7 @@ class Connection:
     def __init__(self, shared: Shared, is_alone: Callable[[], bool]):
         """``is_alone``: whether no other connection is at work now."""
         self._settings = shared.settings
+        self._credentials = shared.credentials
         self._log = shared.log
         self._backlog = shared.backlog
         self._relay = shared.relay
@@ -310,7 +313,8 @@ class Connection:
         unavailable = None
         for host in (host for host in self._relay.hosts() if host not in refused_by):
             try:
-                return Session(host, self._settings, not is_plain and self._relay.takes_flights(host))
+                takes_flights = not is_plain and self._relay.takes_flights(host)
+                return Session(host, self._settings, self._credentials, takes_flights)
             except RelayUnavailable as error:
                 unavailable = error
                 if self._stopping.is_set() or not self._is_alone():

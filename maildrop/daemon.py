@@ -13,10 +13,12 @@ from pathlib import Path
 
 from maildrop import settings as settings_module
 from maildrop import spool
+from maildrop.credentials import Credentials
 from maildrop.delivery import EVERYTHING, Delivery
 from maildrop.logfile import MaildropLog
 from maildrop.pidfile import AlreadyRunning, PidFile
 from maildrop.settings import Settings, SettingsError
+from maildrop.tls import client_context
 from maildrop.wake import WakeUp
 
 USAGE = "Usage: maildrop.py /path/to/config"
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return 1
     config = Path(arguments[0]).absolute()
     try:
-        settings = settings_module.load(config)
+        settings = _load(config)
     except SettingsError as error:
         print(f"{USAGE}\n{error}", file=sys.stderr)
         return 1
@@ -47,6 +49,19 @@ def main(arguments: list[str]) -> int:
     if settings.debug or settings.supervised:
         return Daemon(config, settings, pid_file).run()
     return _detached(lambda ready: Daemon(config, settings, pid_file).run(ready))
+
+
+def _load(config: Path) -> Settings:
+    """The settings, if all that they name can be used too. Raises SettingsError."""
+    settings = settings_module.load(config)
+    try:
+        if settings.tls:
+            client_context(settings)
+        if (credentials := Credentials(settings)).are_given:
+            credentials.check()
+    except SettingsError as error:
+        raise SettingsError(f"{config}: {error}") from error
+    return settings
 
 
 def _make_directories(settings: Settings) -> None:
@@ -146,7 +161,7 @@ class Daemon:
 
     def _load_config(self) -> None:
         try:
-            settings = settings_module.load(self._config)
+            settings = _load(self._config)
             if settings.pid_file != self._pid_file.path:
                 raise SettingsError("MAILDROP_PID_FILE has changed, which takes a restart")
             _make_directories(settings)

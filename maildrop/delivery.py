@@ -11,6 +11,7 @@ from maildrop import spool
 from maildrop.backlog import Backlog
 from maildrop.closer import Closer
 from maildrop.connection import Shared
+from maildrop.credentials import Credentials
 from maildrop.crew import LONG_WAIT_S, Crew
 from maildrop.logfile import MaildropLog
 from maildrop.recording import Recorder
@@ -35,6 +36,7 @@ class Delivery:
         self._log = log
         self._wake = wake or WakeUp()
         self._recorder = Recorder(settings, log)
+        self._credentials = Credentials(settings)
         self._relay = RelayState(log)
         self._backlog = Backlog(self._recorder, log)
         self._crew: Crew | None = None
@@ -83,10 +85,21 @@ class Delivery:
 
     def _send_all(self, woken: Woken) -> None:
         self._recorder.settings = self.settings
+        if self._credentials.settings is not self.settings:    # else a token that was got goes on being used
+            self._credentials = Credentials(self.settings)
         self._relay.begin_pass(self.settings.smtp_hosts)
         self._backlog.begin_pass()
         closer = Closer()
-        shared = Shared(self.settings, self._log, self._backlog, self._relay, self._recorder, closer, self.stopping)
+        shared = Shared(
+            self.settings,
+            self._credentials,
+            self._log,
+            self._backlog,
+            self._relay,
+            self._recorder,
+            closer,
+            self.stopping,
+        )
         self._crew = crew = Crew(shared, self._wake.ring)
         try:
             while True:

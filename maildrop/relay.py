@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import encodings.idna    # noqa: F401    # socket asks for it at the first connection; a failure then would last for good
+import ipaddress
 import smtplib
 import socket
 import ssl
@@ -12,15 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 
+from maildrop import sasl
+from maildrop.credentials import Credentials, PasswordUnavailable
 from maildrop.envelope import Envelope
 from maildrop.logfile import printable
 from maildrop.policy import Reply
-from maildrop.settings import Settings
+from maildrop.settings import Settings, SettingsError
+from maildrop.tls import client_context
 from maildrop.wire import wire_format
 
 
 _QUIT_TIMEOUT_S = 5.0
 _LONGEST_REPLY = 2000    # characters of one that are kept
+_TELLING = 12    # so many characters of a secret are not there by chance; what is cut off behind them is caught too
 
 
 class RelayUnavailable(Exception):
@@ -35,6 +40,10 @@ class RelayUnavailable(Exception):
         self.stage = stage
         self.reason = reason
         self.answers_mail = answers_mail
+
+
+class _OldPassword(RelayUnavailable):
+    """A password was refused that had worked before: another may be had now."""
 
 
 class SessionLost(Exception):
@@ -61,9 +70,15 @@ class _Client(smtplib.SMTP):
     _LONGEST_LINE = 4096    # RFC 5321 4.5.3.1.5 allows 512
     _MOST_LINES = 500
 
-    def __init__(self, host: str, port: int, local_hostname: str, timeout_s: float):
+    def __init__(self, host: str, port: int, local_hostname: str, timeout_s: float, tls: ssl.SSLContext | None):
+        """``tls``: speak it from the first byte."""
         self._received = b""
+        self._tls = tls
         super().__init__(host, port, local_hostname, timeout_s)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        sock = super()._get_socket(host, port, timeout)    # type: ignore[misc]
+        return self._tls.wrap_socket(sock, server_hostname=host) if self._tls else sock
 
     def getreply(self) -> tuple[int, bytes]:
         """The next reply: its code, and the text of its lines joined by LF.
@@ -134,6 +149,13 @@ class _Client(smtplib.SMTP):
             self.does_esmtp = False
         return code, text
 
+    def is_private(self) -> bool:
+        """Whether nobody else can listen: there is TLS, or the relay is on this machine."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            return True
+        address = ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])    # type: ignore[union-attr]
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
 
 class Session:
     """An open session, greeted, encrypted and logged in as the settings ask for.
@@ -146,9 +168,11 @@ class Session:
     breaks, nothing is believed: one command at a time will show what is wrong.
     """
 
-    def __init__(self, host: str, settings: Settings, pipelining: bool = True):
+    def __init__(self, host: str, settings: Settings, credentials: Credentials, pipelining: bool = True):
         """``pipelining``: if settings and relay want it too. Raises RelayUnavailable."""
         self.host = host
+        self._credentials = credentials
+        self._secrets: list[str] = []    # how each of them begins
         self._data_timeout_s = settings.data_timeout_s
         self._timeout_s = settings.timeout_s
         self._final_dot_is_out = False
@@ -157,34 +181,43 @@ class Session:
         self._ahead: Envelope | None = None    # whose flight is out, its replies not read yet
         self._data: Reply | None = None    # to the DATA of the last flight, until it has been heeded
         self._is_reset = False    # RSET has been said since the last envelope
-        self._smtp = _connect(host, settings)
+        try:
+            self._begin(settings)
+        except _OldPassword:
+            self._begin(settings)
+        self.pipelining = pipelining and settings.pipelining and self._smtp.has_extn("pipelining")
+
+    # -- the beginning --
+
+    def _begin(self, settings: Settings) -> None:
+        context = None
+        if settings.tls:
+            try:
+                context = client_context(settings)
+            except SettingsError as error:
+                raise RelayUnavailable("TLS unavailable", str(error)) from error
+        self._smtp = _connect(self.host, settings, context if settings.tls == 3 else None)
         try:
             self._ehlo()
-            if settings.tls:
-                self._starttls(required=settings.tls == 2)
-            if settings.login and settings.password:
-                self._login(settings.login, settings.password)
-            self.pipelining = pipelining and settings.pipelining and self._smtp.has_extn("pipelining")
+            if context and settings.tls < 3:
+                self._starttls(context, required=settings.tls == 2)
+            if self._credentials.are_given:
+                self._login(settings)
         except BaseException:
             self._smtp.close()
             raise
-
-    # -- the beginning --
 
     def _ehlo(self) -> None:
         try:
             self._smtp.ehlo_or_helo_if_needed()
         except (smtplib.SMTPException, OSError, ValueError) as error:
-            raise RelayUnavailable("Connection error", _reason(error)) from error
+            raise RelayUnavailable(_stage(error), _reason(error)) from error
 
-    def _starttls(self, required: bool) -> None:
+    def _starttls(self, context: ssl.SSLContext, required: bool) -> None:
         if not self._smtp.has_extn("starttls"):
             if required:
                 raise RelayUnavailable("TLS unavailable", "the relay does not offer STARTTLS")
             return
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
         try:
             code, text = self._smtp.starttls(context=context)
         except (smtplib.SMTPException, OSError, ValueError) as error:
@@ -193,23 +226,52 @@ class Session:
             raise RelayUnavailable("TLS unavailable", f"{code} {printable(text)}")
         self._ehlo()
 
-    def _login(self, login: str, password: str) -> None:
+    def _login(self, settings: Settings) -> None:
         if not self._smtp.has_extn("auth"):
             raise RelayUnavailable("Authentication unavailable", "the relay does not offer AUTH")
         try:
-            self._smtp.login(login, password)
-        except smtplib.SMTPAuthenticationError as error:
-            raise RelayUnavailable("Authentication failed", _reason(error)) from error
+            if not (settings.auth_clear or self._smtp.is_private()):
+                raise RelayUnavailable("Authentication unavailable", "no login without TLS (MAILDROP_AUTH_CLEAR)")
+            password = self._credentials.password()
+        except (OSError, PasswordUnavailable) as error:
+            raise RelayUnavailable("Authentication unavailable", _reason(error)) from error
+        self._secrets = [printable(secret)[:_TELLING] for secret in sasl.forms(settings.login, password)]
+        try:
+            if settings.auth:
+                code, text = self._login_by_token(settings, password)
+            else:
+                code, text = self._smtp.login(settings.login, password)
+            if code != 235:    # smtplib takes 503 for "logged in already": but this one never was
+                raise smtplib.SMTPAuthenticationError(code, text)
         except UnicodeError:
             raise RelayUnavailable("Authentication failed", "login and password have to be ASCII") from None
         except smtplib.SMTPResponseException as error:
-            raise RelayUnavailable("Authentication failed", _reason(error)) from error
+            kind = _OldPassword if self._credentials.refused(password) else RelayUnavailable
+            raise kind("Authentication failed", self._concealed(_reason(error))) from None
         except smtplib.SMTPServerDisconnected as error:
-            raise RelayUnavailable("Connection error", _reason(error)) from error
+            raise RelayUnavailable("Connection error", self._concealed(_reason(error))) from None
         except smtplib.SMTPException as error:    # no mechanism in common
-            raise RelayUnavailable("Authentication unavailable", _reason(error)) from error
-        except (OSError, ValueError) as error:
-            raise RelayUnavailable("Connection error", _reason(error)) from error
+            raise RelayUnavailable("Authentication unavailable", self._concealed(_reason(error))) from None
+        except OSError as error:
+            raise RelayUnavailable("Connection error", self._concealed(_reason(error))) from None
+        except ValueError as error:    # a challenge that is none, a digest that this machine does not allow
+            raise RelayUnavailable("Authentication failed", self._concealed(_reason(error))) from None
+        self._credentials.accepted(password)
+
+    def _login_by_token(self, settings: Settings, token: str) -> tuple[int, bytes]:
+        mechanism = settings.auth.upper()
+        if mechanism not in self._smtp.esmtp_features["auth"].upper().split():
+            raise smtplib.SMTPException(f"the relay does not offer {mechanism}")
+        said = sasl.MECHANISMS[settings.auth](settings.login, token, self.host, settings.smtp_port)
+        return self._smtp.auth(mechanism, said)
+
+    def _concealed(self, text: str) -> str:
+        """``text`` up to where it repeats what only we and the relay should know."""
+        for secret in self._secrets:
+            text, repeats, _ = text.partition(secret)
+            if repeats:
+                text += "******"
+        return text
 
     # -- a mail --
 
@@ -407,18 +469,20 @@ class Session:
             raise SessionLost(_reason(error)) from error
 
     def _reply(self, verb: str) -> Reply:
-        code, text = self._smtp.getreply()
-        return Reply(verb, code, printable(text)[:_LONGEST_REPLY])
+        code, raw = self._smtp.getreply()
+        text = printable(raw)[:_LONGEST_REPLY]
+        return Reply(verb, code, self._concealed(text) if self._secrets else text)
 
 
-def _connect(host: str, settings: Settings) -> _Client:
+def _connect(host: str, settings: Settings, tls: ssl.SSLContext | None) -> _Client:
+    """``tls``: speak it from the first byte. Raises RelayUnavailable."""
     where = f"{host}:{settings.smtp_port}"
     try:
-        smtp = _Client(host, settings.smtp_port, settings.helo or own_name(), settings.timeout_s)
+        smtp = _Client(host, settings.smtp_port, settings.helo or own_name(), settings.timeout_s, tls)
         smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)    # type: ignore[union-attr]
         return smtp
     except (smtplib.SMTPException, OSError, ValueError) as error:
-        raise RelayUnavailable("Connection error", f"{where}: {_reason(error)}") from error
+        raise RelayUnavailable(_stage(error), f"{where}: {_reason(error)}") from error
 
 
 @cache
@@ -433,7 +497,14 @@ def own_name() -> str:
         return "[127.0.0.1]"
 
 
+def _stage(error: Exception) -> str:
+    """What to call it before the login. A relay may refuse our certificate as late as in its first reply over TLS."""
+    return "TLS unavailable" if isinstance(error, ssl.SSLError) else "Connection error"
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the relay's certificate is not accepted: {printable(error.verify_message)}"
     if isinstance(error, smtplib.SMTPResponseException):
         return f"{error.smtp_code} {printable(error.smtp_error)}"
     if isinstance(error, TimeoutError):

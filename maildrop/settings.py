@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,17 @@ class Settings:
     connections: int    # at a time, at most
     pipelining: bool
     trigger: bool
-    tls: int
+    tls: int    # 0: never, 1: if offered, 2: STARTTLS, 3: from the first byte
+    tls_verify: bool    # where tls is 2 or 3
+    tls_cafile: Path | None    # None: the system's authorities
+    tls_certfile: Path | None    # our own certificate
+    tls_keyfile: Path | None    # None: it is in tls_certfile
     login: str
     password: str = field(repr=False)
+    password_file: Path | None
+    password_command: tuple[str, ...] = field(repr=False)    # program and arguments, () for none
+    auth: str    # "": what smtplib chooses; "xoauth2" or "oauthbearer": the password is an access token
+    auth_clear: bool    # log in without TLS too, wherever the relay is
     wait_s: float
     add_messageid: bool
     supervised: bool
@@ -60,6 +69,11 @@ class Settings:
     spool_mode: int
     fsync: bool
     warnings: tuple[str, ...] = ()    # what is odd in the file, a sentence each
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is one, wherever it comes from."""
+        return bool(self.password or self.password_file or self.password_command)
 
     @property
     def directory_mode(self) -> int:
@@ -136,6 +150,19 @@ def _hosts(value: Any) -> tuple[str, ...]:
     return hosts
 
 
+def _command(value: Any) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(_filled_text(value)))
+    except ValueError:
+        raise ValueError("a program and its arguments, quoted as in sh") from None
+
+
+def _auth(value: Any) -> str:
+    if not isinstance(value, str) or value.lower() not in ("xoauth2", "oauthbearer"):
+        raise ValueError('"xoauth2", "oauthbearer" or ""')
+    return value.lower()
+
+
 def _number(kind: type, least: float, most: float, wanted: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         try:
@@ -198,9 +225,17 @@ KEYS = {
         Key("MAILDROP_CONNECTIONS", "connections", 8, _number(int, 1, 100, "a number of connections, 1 to 100")),
         Key("MAILDROP_PIPELINING", "pipelining", True, _flag),
         Key("MAILDROP_TRIGGER", "trigger", True, _flag),
-        Key("MAILDROP_TLS", "tls", 0, _number(int, 0, 2, "0, 1 or 2"), required=True),
+        Key("MAILDROP_TLS", "tls", 0, _number(int, 0, 3, "0, 1, 2 or 3"), required=True),
+        Key("MAILDROP_TLS_VERIFY", "tls_verify", False, _flag),
+        Key("MAILDROP_TLS_CAFILE", "tls_cafile", None, _path),
+        Key("MAILDROP_TLS_CERTFILE", "tls_certfile", None, _path),
+        Key("MAILDROP_TLS_KEYFILE", "tls_keyfile", None, _path),
         Key("MAILDROP_LOGIN", "login", "", _text),
         Key("MAILDROP_PASSWORD", "password", "", _text, secret=True),
+        Key("MAILDROP_PASSWORD_FILE", "password_file", None, _path),
+        Key("MAILDROP_PASSWORD_COMMAND", "password_command", (), _command, secret=True),
+        Key("MAILDROP_AUTH", "auth", "", _auth),
+        Key("MAILDROP_AUTH_CLEAR", "auth_clear", True, _flag),
         Key("WAIT_INTERVAL", "wait_s", 0.0, _seconds),
         Key("ADD_MESSAGEID", "add_messageid", False, _flag),
         Key("SUPERVISED_DAEMON", "supervised", False, _flag),
@@ -227,7 +262,9 @@ def _build(assignments: list[Assignment]) -> Settings:
     for name, key in KEYS.items():
         if name in found and not _is_unset(found[name]):
             values[name] = _checked(key, found[name])
-    return _from_values(values, tuple(_oddities(assignments, values)))
+    settings = _from_values(values)
+    _check_together(settings)
+    return replace(settings, warnings=tuple(_oddities(assignments, values, settings)))
 
 
 def _is_unset(assignment: Assignment | None) -> bool:
@@ -245,16 +282,30 @@ def _checked(key: Key, assignment: Assignment) -> Any:
         raise SettingsError(f"line {assignment.line}: {key.name}{value}: has to be {wanted}") from None
 
 
-def _from_values(values: dict[str, Any], warnings: tuple[str, ...] = ()) -> Settings:
+def _check_together(settings: Settings) -> None:
+    """Raises SettingsError for keys that are right on their own and contradict each other."""
+    passwords = [KEYS[name].name for name in _PASSWORDS if getattr(settings, KEYS[name].field)]
+    if len(passwords) > 1:
+        raise SettingsError(f"{' and '.join(passwords)}: only one of them may be set")
+    if settings.auth and not (settings.login and passwords):
+        raise SettingsError(f'MAILDROP_AUTH="{settings.auth}": needs MAILDROP_LOGIN and one of {", ".join(_PASSWORDS)}')
+    if settings.tls_keyfile and not settings.tls_certfile:
+        raise SettingsError("MAILDROP_TLS_KEYFILE: needs MAILDROP_TLS_CERTFILE")
+
+
+_PASSWORDS = ("MAILDROP_PASSWORD", "MAILDROP_PASSWORD_FILE", "MAILDROP_PASSWORD_COMMAND")
+
+
+def _from_values(values: dict[str, Any]) -> Settings:
     fields = {key.field: values.get(name, key.default) for name, key in KEYS.items()}
     fields["spools"] = fields["spools"] or (fields["home"] / "spool",)
     fields["var"] = fields["var"] or fields["home"] / "var"
     fields["pid_file"] = fields["pid_file"] or fields["var"] / "maildrop.pid"
     fields["log_file"] = fields["log_file"] or fields["var"] / "maildrop.log"
-    return Settings(**fields, warnings=warnings)
+    return Settings(**fields)
 
 
-def _oddities(assignments: list[Assignment], values: dict[str, Any]) -> Iterator[str]:
+def _oddities(assignments: list[Assignment], values: dict[str, Any], settings: Settings) -> Iterator[str]:
     """What deserves a warning though the file can be used."""
     for name, value, line, source in assignments:
         if name not in KEYS:
@@ -263,7 +314,15 @@ def _oddities(assignments: list[Assignment], values: dict[str, Any]) -> Iterator
             yield f"line {line}: {name} is no key of this file and is passed over{hint}"
         elif isinstance(value, str) and (source[:1] in "rRuU" or re.search(r"[$`\\]", source)):
             yield f"line {line}: {name}: sh and Python read this string differently"
-    for spool in values.get("MAILDROP_SPOOL") or (values["MAILDROP_HOME"] / "spool",):
+    if settings.tls >= 2 and "MAILDROP_TLS_VERIFY" not in values:
+        yield "MAILDROP_TLS_VERIFY is missing, so the relay's certificate is not checked, as in 2.3; set it to 1"
+    if settings.tls < 3 and settings.smtp_port == 465:
+        yield "SMTP_PORT=465: there, relays speak TLS from the first byte, which is MAILDROP_TLS=3"
+    if settings.login and not settings.has_password:
+        yield f"MAILDROP_LOGIN is set and no password is ({', '.join(_PASSWORDS)}): there will be no login"
+    if settings.login and settings.has_password and settings.tls < 2 and "MAILDROP_AUTH_CLEAR" not in values:
+        yield "MAILDROP_AUTH_CLEAR is missing, so the login may go out without TLS, as in 2.3; set it to 0, and MAILDROP_TLS to 2"
+    for spool in settings.spools:
         if spool.is_relative_to("/tmp") or _is_tmpfs(spool):
             yield f"{spool} does not survive a restart of this machine: put the spool on a disk"
 

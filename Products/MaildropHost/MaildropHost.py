@@ -134,9 +134,9 @@ class MaildropHost(MailHost):
     debug_receiver = _Setting(lambda settings: settings.debug_receiver or "(not set)")
     polling = _Setting(lambda settings: _plain(settings.interval_s))
     spool = _Setting(lambda settings: str(settings.spools[0]))
-    use_tls = _Setting(lambda settings: ("No", "Yes", "Forced")[settings.tls])
+    use_tls = _Setting(lambda settings: ("No", "Yes", "Forced", "Forced")[settings.tls])
     login = _Setting(lambda settings: settings.login or "(not set)")
-    password = _Setting(lambda settings: "******" if settings.password else "(not set)")
+    password = _Setting(lambda settings: "******" if settings.has_password else "(not set)")
     add_messageid = _Setting(lambda settings: "On" if settings.add_messageid else "Off")
     maildrop_log_file = _Setting(lambda settings: str(settings.log_file))
 

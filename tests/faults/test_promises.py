@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 
 import pytest
+from support.certificates import write_authority
 from support.config_file import write_config
 from support.daemon import MaildropDaemon, wait_until
 from support.requires import skip_unless_ci
@@ -290,6 +291,7 @@ def test_the_next_relay_is_tried_when_the_first(why, tmp_path):
             second,
             SMTP_HOST="127.0.0.2;127.0.0.1",
             MAILDROP_TLS=2,
+            MAILDROP_TLS_CAFILE=write_authority(tmp_path),
             MAILDROP_LOGIN="zope",
             MAILDROP_PASSWORD="secret",
             MAILDROP_TIMEOUT=0.5,

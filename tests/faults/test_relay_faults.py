@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
+from support.certificates import write_authority
 from support.config_file import write_config
 from support.scripted_relay import Fault, ScriptedRelay, account_for, subject_of
 
@@ -131,7 +132,7 @@ def _cases():
 def _settings(directory, relay, way, timeout_s):
     values = dict(way)
     if relay.tls:
-        values["MAILDROP_TLS"] = 2
+        values |= {"MAILDROP_TLS": 2, "MAILDROP_TLS_CAFILE": write_authority(directory)}
     if relay.login:
         values |= {"MAILDROP_LOGIN": relay.login[0], "MAILDROP_PASSWORD": relay.login[1]}
     return settings.load(write_config(

@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 from maildrop.pidfile import running_pid
+from support.certificates import write_authority
 from support.config_file import write_config
 from support.daemon import CHECKOUT, MaildropDaemon, process_runs, run_script, wait_until
 from support.ports import free_port
@@ -353,6 +354,7 @@ def test_wait_interval_passes_between_two_mails(tmp_path, relay):
 @pytest.mark.parametrize("tls", [1, 2])
 def test_mail_goes_over_tls_with_a_login(tmp_path, tls):
     settings = {"MAILDROP_TLS": tls, "MAILDROP_LOGIN": "zope", "MAILDROP_PASSWORD": "pass word"}
+    settings["MAILDROP_TLS_CAFILE"] = write_authority(tmp_path)
     with RelayServer(tls=True, login=("zope", "pass word")) as relay:
         with MaildropDaemon(tmp_path, relay.port, **settings) as daemon:
             daemon.add_mail(ANN)

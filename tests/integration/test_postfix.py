@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.certificates import write_authority
 from support.daemon import CHECKOUT, MaildropDaemon
 from support.postfix import Postfix
 
@@ -31,7 +32,9 @@ def postfix(running_postfix):
 def daemon(tmp_path, postfix):
     """A daemon that knows the login, not yet started."""
     login = {"MAILDROP_LOGIN": postfix.login, "MAILDROP_PASSWORD": postfix.password}
-    return MaildropDaemon(tmp_path, postfix.port, MAILDROP_TLS=2, **login)
+    return MaildropDaemon(
+        tmp_path, postfix.port, MAILDROP_TLS=2, MAILDROP_TLS_CAFILE=write_authority(tmp_path), **login
+    )
 
 
 def run_until_delivered(daemon: MaildropDaemon, postfix: Postfix, mails: int) -> dict[str, bytes]:

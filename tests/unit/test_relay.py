@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from maildrop import settings
+from maildrop.credentials import Credentials
 from maildrop.envelope import Envelope
 from maildrop.policy import Reply
 from maildrop.relay import RelayUnavailable, Session, SessionLost
@@ -132,7 +133,8 @@ class Relay:
 def open_session(port, **fields):
     limits = {"timeout_s": PATIENCE_S, "data_timeout_s": PATIENCE_S}
     changed = {"smtp_port": port, "helo": "zope.example.org", **limits, **fields}
-    return Session("127.0.0.1", dataclasses.replace(settings.defaults(), **changed))
+    wanted = dataclasses.replace(settings.defaults(), **changed)
+    return Session("127.0.0.1", wanted, Credentials(wanted))
 
 
 @contextmanager

@@ -60,7 +60,8 @@ def test_every_key_is_a_field_of_the_settings_and_every_field_has_a_key():
 
 
 def test_the_shipped_values_are_the_defaults():
-    assert dataclasses.replace(settings.load(SHIPPED), warnings=()) == settings.defaults()
+    safe = {"tls_verify": True, "auth_clear": False}    # a file of 2.3 goes on as before
+    assert dataclasses.replace(settings.load(SHIPPED), warnings=()) == dataclasses.replace(settings.defaults(), **safe)
 
 
 def test_the_shipped_values_in_comments_can_be_used(tmp_path):
@@ -141,6 +142,16 @@ def test_a_file_with_the_required_keys_only_gets_the_default_of_every_other_key(
         ('DEBUG_RECEIVER="a@example.org, b@example.org"', "debug_receiver", "a@example.org, b@example.org"),
         ("MAILDROP_BATCH=100", "batch", 100),
         ("MAILDROP_TLS=2", "tls", 2),
+        ("MAILDROP_TLS=3", "tls", 3),
+        ("MAILDROP_TLS_VERIFY=1", "tls_verify", True),
+        ('MAILDROP_TLS_CAFILE="/etc/ca.pem"', "tls_cafile", Path("/etc/ca.pem")),
+        ('MAILDROP_TLS_CAFILE=""', "tls_cafile", None),
+        ('MAILDROP_TLS_CERTFILE="/etc/our.pem"', "tls_certfile", Path("/etc/our.pem")),
+        ('MAILDROP_PASSWORD_FILE="/etc/pw"', "password_file", Path("/etc/pw")),
+        ("MAILDROP_PASSWORD_COMMAND=\"token 'a b' c\"", "password_command", ("token", "a b", "c")),
+        ('MAILDROP_PASSWORD_COMMAND=""', "password_command", ()),
+        ('MAILDROP_AUTH=""', "auth", ""),
+        ("MAILDROP_AUTH_CLEAR=0", "auth_clear", False),
         ('MAILDROP_LOGIN="zope"', "login", "zope"),
         ('MAILDROP_PASSWORD=" blanks count "', "password", " blanks count "),
         ("WAIT_INTERVAL=0.25", "wait_s", 0.25),
@@ -203,7 +214,9 @@ def test_a_value_is_checked_and_turned_into_the_type_of_its_field(tmp_path, line
         ("DEBUG_RECEIVER", "0"),
         ("MAILDROP_BATCH", "1.5"),
         ("MAILDROP_BATCH", '"all"'),
-        ("MAILDROP_TLS", "3"),
+        ("MAILDROP_TLS", "4"),
+        ("MAILDROP_TLS_CAFILE", '"ca.pem"'),
+        ("MAILDROP_AUTH", '"gssapi"'),
         ("MAILDROP_LOGIN", "7"),
         ("WAIT_INTERVAL", '"-1"'),
         ("ADD_MESSAGEID", '"-1"'),
@@ -313,6 +326,78 @@ def test_no_warning_tells_the_password(tmp_path):
         assert "hunter2" not in str(error)
     else:
         assert "hunter2" not in " ".join(found.warnings)
+
+
+# -- TLS and login --
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('MAILDROP_PASSWORD="hunter2"\nMAILDROP_PASSWORD_FILE="/x"', ["MAILDROP_PASSWORD and MAILDROP_PASSWORD_FILE"]),
+        ('MAILDROP_PASSWORD_COMMAND="a"\nMAILDROP_PASSWORD_FILE="/x"', ["MAILDROP_PASSWORD_COMMAND", "only one"]),
+        ('MAILDROP_AUTH="xoauth2"', ["MAILDROP_AUTH", "MAILDROP_LOGIN"]),
+        ('MAILDROP_AUTH="xoauth2"\nMAILDROP_LOGIN="me"', ["MAILDROP_AUTH", "MAILDROP_PASSWORD"]),
+        ('MAILDROP_TLS_KEYFILE="/x"', ["MAILDROP_TLS_KEYFILE", "MAILDROP_TLS_CERTFILE"]),
+    ],
+)
+def test_keys_that_contradict_each_other_are_an_error_that_names_them(tmp_path, text, named):
+    error = error_of(tmp_path, text)
+    assert all(name in error for name in [str(tmp_path), *named]), error
+    assert "hunter2" not in error
+
+
+def test_a_command_with_an_open_quote_is_an_error_that_does_not_repeat_it(tmp_path):
+    error = error_of(tmp_path, "MAILDROP_PASSWORD_COMMAND=\"print 'hunter2\"")
+    assert "line 6: MAILDROP_PASSWORD_COMMAND" in error
+    assert "hunter2" not in error
+
+
+def test_the_password_may_come_from_a_file_or_a_command(tmp_path):
+    assert not load(tmp_path).has_password
+    for text in ('MAILDROP_PASSWORD="x"', 'MAILDROP_PASSWORD_FILE="/x"', 'MAILDROP_PASSWORD_COMMAND="x"'):
+        assert load(tmp_path, text).has_password
+
+
+@pytest.mark.parametrize(
+    ("text", "begin"),
+    [
+        ("MAILDROP_TLS=2", "MAILDROP_TLS_VERIFY is missing"),
+        ("MAILDROP_TLS=3", "MAILDROP_TLS_VERIFY is missing"),
+        ('MAILDROP_LOGIN="me"\nMAILDROP_PASSWORD="hunter2"', "MAILDROP_AUTH_CLEAR is missing"),
+        ('MAILDROP_LOGIN="me"', "MAILDROP_LOGIN is set and no password is"),
+        ("MAILDROP_TLS=2\nMAILDROP_TLS_VERIFY=1\nSMTP_PORT=465", "SMTP_PORT=465"),
+    ],
+)
+def test_what_is_unsafe_or_unlikely_gets_a_warning(tmp_path, text, begin):
+    warnings = [warning for warning in load(tmp_path, text).warnings if not warning.startswith("/srv")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(begin)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MAILDROP_TLS=1",
+        "MAILDROP_TLS=2\nMAILDROP_TLS_VERIFY=1",
+        "MAILDROP_TLS=2\nMAILDROP_TLS_VERIFY=0",
+        "MAILDROP_TLS=3\nMAILDROP_TLS_VERIFY=1\nSMTP_PORT=465",
+        'MAILDROP_LOGIN="me"\nMAILDROP_PASSWORD="x"\nMAILDROP_AUTH_CLEAR=0',
+        'MAILDROP_LOGIN="me"\nMAILDROP_PASSWORD="x"\nMAILDROP_TLS=2\nMAILDROP_TLS_VERIFY=1',
+    ],
+)
+def test_what_somebody_decided_gets_none(tmp_path, text):
+    assert [warning for warning in load(tmp_path, text).warnings if not warning.startswith("/srv")] == []
+
+
+def test_a_file_without_the_new_keys_behaves_as_one_of_2_3_did(tmp_path):
+    found = load(tmp_path, "MAILDROP_TLS=2")
+    assert (found.tls_verify, found.auth_clear) == (False, True)
+
+
+def test_the_shipped_file_checks_certificates_and_logs_in_over_tls_alone():
+    found = settings.load(SHIPPED)
+    assert (found.tls_verify, found.auth_clear) == (True, False)
 
 
 # -- places --

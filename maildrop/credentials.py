@@ -1,0 +1,149 @@
+"""What we log in with: where the password or token comes from, and when it is asked for again."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Sequence
+
+from maildrop.settings import Settings, SettingsError
+
+_LONGEST = 64 * 1024    # bytes; tokens have a few thousand
+
+
+class PasswordUnavailable(Exception):
+    """The password cannot be had now; says why."""
+
+
+class Credentials:
+    """Login and password of the settings. For any thread."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._printed: str | None = None    # by the command, and not refused since
+        self._has_worked = False    # that
+
+    @property
+    def are_given(self) -> bool:
+        """Whether the settings ask for a login at all."""
+        return bool(self.settings.login) and self.settings.has_password
+
+    def password(self) -> str:
+        """The password as it is now: a file is read each time, a command is run once. Raises PasswordUnavailable."""
+        if self.settings.password_file:
+            return self._read_file()
+        if not self.settings.password_command:
+            return self.settings.password
+        with self._lock:
+            if self._printed is None:
+                self._printed = _run(self.settings.password_command, self.settings.timeout_s)
+                self._has_worked = False
+            return self._printed
+
+    def accepted(self, password: str) -> None:
+        """The relay has taken this one."""
+        with self._lock:
+            self._has_worked = self._has_worked or password == self._printed
+
+    def refused(self, password: str) -> bool:
+        """The relay has not taken this one. Whether it is one that worked once, so that another try is worth while."""
+        with self._lock:
+            if password != self._printed:    # another thread had it refused before, or it is not from a command
+                return bool(self.settings.password_command)
+            self._printed = None
+            return self._has_worked
+
+    def check(self) -> None:
+        """Raises SettingsError where the file cannot be read or the command does not exist."""
+        command = self.settings.password_command
+        if command and not shutil.which(command[0]):
+            raise SettingsError(f"MAILDROP_PASSWORD_COMMAND: there is no program {command[0]}")
+        if self.settings.password_file:
+            try:
+                self._read_file()
+            except PasswordUnavailable as error:
+                raise SettingsError(str(error)) from None
+
+    def _read_file(self) -> str:
+        path = self.settings.password_file
+        assert path
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)    # a FIFO must not block
+            with os.fdopen(descriptor, "rb") as stream:
+                raw = stream.read(_LONGEST + 1) or b""
+        except OSError as error:
+            raise PasswordUnavailable(f"MAILDROP_PASSWORD_FILE={str(path)!r}: {error.strerror}") from None
+        return _one_line(raw, f"MAILDROP_PASSWORD_FILE={str(path)!r}")
+
+
+def _one_line(raw: bytes, source: str) -> str:
+    try:
+        text = raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise PasswordUnavailable(f"{source}: has to be UTF-8") from None
+    if not text or len(raw) > _LONGEST or any(mark in text for mark in "\r\n\0"):
+        raise PasswordUnavailable(f"{source}: has to give one line and nothing else")
+    return text
+
+
+def _run(command: Sequence[str], timeout_s: float) -> str:
+    """What the command prints. Nothing of it, nor of its errors, is told to anybody: it may hold the secret."""
+    deadline = time.monotonic() + timeout_s
+    reading, writing = os.pipe()
+    try:
+        try:
+            # Not subprocess, which would hand on the signals that the daemon blocks: nobody could end what the command starts
+            pid = os.posix_spawnp(
+                command[0],
+                command,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writing, 1)],
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),    # which Python ignores
+            )
+        except OSError as error:
+            raise PasswordUnavailable(f"MAILDROP_PASSWORD_COMMAND: {command[0]}: {error.strerror}") from None
+        finally:
+            os.close(writing)
+        try:
+            printed = _read(reading, deadline)
+            status = _wait(pid, deadline)
+        except PasswordUnavailable:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    finally:
+        os.close(reading)
+    if status:
+        raise PasswordUnavailable(f"MAILDROP_PASSWORD_COMMAND: ended with status {status}")
+    return _one_line(printed, "MAILDROP_PASSWORD_COMMAND")
+
+
+def _read(pipe: int, deadline: float) -> bytes:
+    """All that comes until the other end is closed. Raises PasswordUnavailable."""
+    printed = b""
+    while len(printed) <= _LONGEST:
+        if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: has not ended within MAILDROP_TIMEOUT")
+        more = os.read(pipe, _LONGEST)
+        if not more:
+            return printed
+        printed += more
+    raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: has to print one line")
+
+
+def _wait(pid: int, deadline: float) -> int:
+    """The exit status, once the process has ended; negative for a signal. Raises PasswordUnavailable."""
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: has not ended within MAILDROP_TIMEOUT")
+        time.sleep(0.01)
