@@ -7,9 +7,11 @@ The file is also sourced by ``sh`` (``maildrop/bin``), so it keeps to what both 
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Any
 
 from maildrop.assignments import Assignment, AssignmentError, decode, parse_assignments
 from maildrop.spool import LONGEST_DELAY_S
+
+
+_LARGEST = 1024 * 1024    # bytes of a config file
 
 
 class SettingsError(ValueError):
@@ -91,16 +96,26 @@ def load(path: str | os.PathLike[str]) -> Settings:
     Raises MissingSettings where a required key is missing, SettingsError for everything else that is wrong,
     with file, key and line in the message.
     """
+    # No local variable here and ``from None``: whoever shows a traceback with its variables shows no password.
     try:
-        source = decode(Path(path).read_bytes())
+        return _build(parse_assignments(decode(_read(path))))
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return _build(parse_assignments(source))
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except AssignmentError as error:
-        raise SettingsError(f"{path}: {error}") from error
+        raise SettingsError(f"{path}: {error}") from None
     except SettingsError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    """The file's bytes. It may have been replaced by anything: neither waits nor fills the memory. Raises OSError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        source = stream.read(_LARGEST + 1)
+    if len(source) > _LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST} bytes")
+    return source
 
 
 def defaults() -> Settings:

@@ -527,6 +527,21 @@ def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path):
         settings.load(tmp_path / "none")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)],
+                         ids=["a FIFO", "a device", "a link to itself"])
+def test_what_is_no_file_is_no_config_file_and_keeps_nobody_waiting(tmp_path, make):
+    make(tmp_path / "config")
+    with pytest.raises(SettingsError, match="config: cannot be read: "):
+        settings.load(tmp_path / "config")
+
+
+def test_a_huge_file_is_no_config_file(tmp_path):
+    with (tmp_path / "config").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(SettingsError, match="cannot be read: larger than 1048576 bytes"):
+        settings.load(tmp_path / "config")
+
+
 def test_a_directory_is_no_config_file(tmp_path):
     with pytest.raises(SettingsError, match=re.escape(f"{tmp_path}: cannot be read")):
         settings.load(tmp_path)
