@@ -4,14 +4,15 @@
 never moved or renamed.
 """
 
+import html
 import logging
 import os
 from pathlib import Path
 from urllib.parse import quote
 
 from AccessControl.class_init import InitializeClass
-from AccessControl.Permissions import change_configuration
-from AccessControl.requestmethod import postonly
+from AccessControl.Permissions import change_configuration, delete_objects, view_management_screens
+from AccessControl.requestmethod import postonly, requestmethod
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from AccessControl.SecurityManagement import getSecurityManager
 from Acquisition import aq_base
@@ -50,6 +51,7 @@ class MaildropHostError(MailHostError, RuntimeError):
 addMaildropHostForm = PageTemplateFile("www/add", globals(), __name__="addMaildropHostForm")
 
 
+@postonly
 def manage_addMaildropHost(self, id, title="Maildrop Host", REQUEST=None):
     """Add a MaildropHost to the folder ``self``; with REQUEST, go on to its Edit tab."""
     self._setObject(id, MaildropHost(id, title))
@@ -87,6 +89,9 @@ def _read_config(path):
             LOG.warning("A config file cannot be used: %s", problem)
         _cache[path] = state, settings, problem
     return settings, problem
+
+
+_MOST_LOG_BYTES = 16 * 1024 * 1024    # of the daemon's log, held in memory at a time
 
 
 class _Setting:
@@ -164,7 +169,8 @@ class MaildropHost(MailHost):
 
     @security.protected(change_configuration)
     def getConfigPath(self):
-        """The path of the config file in use, as a str."""
+        # The path of the config file in use, as a str. (No docstring, here and where else text is returned: not to be called
+        # by URL, where what looks like HTML would be taken for it.)
         return getattr(aq_base(self), "config_path", DEFAULT_CONFIG_PATH)
 
     @security.protected(change_configuration)
@@ -172,7 +178,7 @@ class MaildropHost(MailHost):
         # Use another config file. ``path_key`` is a key of CONFIG_PATHS, never a path. Raises ValueError for an unknown
         # key and a file that is missing or wrong, RuntimeError for one that lacks a required setting; then the old one
         # stays in use. (No docstring: not to be called by URL.)
-        path = CONFIG_PATHS.get(path_key)
+        path = CONFIG_PATHS.get(path_key) if isinstance(path_key, str) else None
         if path is None:
             raise ValueError(f"Invalid path key {path_key!r}")
         if not os.path.isfile(path):
@@ -185,17 +191,19 @@ class MaildropHost(MailHost):
 
     @security.protected(change_configuration)
     def addConfigPath(self, path_key, path):
-        # Add a choice of config file until Zope ends. (No docstring: not to be called by URL.)
+        # Add a choice of config file until Zope ends. Raises ValueError for what is no str. (No docstring: as above.)
+        if not (isinstance(path_key, str) and isinstance(path, str)):
+            raise ValueError(f"Key and path of a config file have to be str: {path_key!r}, {path!r}")
         CONFIG_PATHS[path_key] = path
 
     @security.protected(change_configuration)
     def getCandidateConfigPaths(self):
-        """The config files to choose from: a sorted tuple of (key, path)."""
+        # The config files to choose from: a sorted tuple of (key, path).
         return tuple(sorted(CONFIG_PATHS.items()))
 
     @security.protected(change_configuration)
     def getConfigProblem(self):
-        """What is wrong with the config file in use, as a sentence; "" if nothing is."""
+        # What is wrong with the config file in use, as a sentence; "" if nothing is.
         return self._find_settings()[1]
 
     @security.private
@@ -226,6 +234,13 @@ class MaildropHost(MailHost):
 
     # -- the pages --
 
+    @security.protected(view_management_screens)
+    def manage_page_header(self, *arguments, **named):
+        # As Zope's own, which shows the title without quoting it.
+        title = str(self.title_or_id())
+        header = super().manage_page_header(*arguments, **named)
+        return header.replace(f"<title>{title}</title>", f"<title>{html.escape(title)}</title>", 1)
+
     security.declareProtected(change_configuration, "manage_makeChanges")
 
     @postonly
@@ -246,6 +261,13 @@ class MaildropHost(MailHost):
             REQUEST.set("manage_tabs_type", kind)
             return self.manage_main()
 
+    security.declareProtected(delete_objects, "DELETE")
+
+    @requestmethod("DELETE")
+    def DELETE(self, REQUEST, RESPONSE):
+        """As Zope's own, but no link to it deletes the object."""
+        return super().DELETE(REQUEST, RESPONSE)
+
     @security.protected(change_configuration)
     def isTransactional(self):
         """Whether a mail is sent only if its transaction commits."""
@@ -253,9 +275,9 @@ class MaildropHost(MailHost):
 
     @security.protected(change_configuration)
     def getLog(self, max_bytes=50000):
-        """The newest text of the daemon's log, at most ``max_bytes`` bytes of it, in whole lines; "" without a log."""
+        # The newest text of the daemon's log, at most ``max_bytes`` bytes of it, in whole lines; "" without a log.
         path = self.maildrop_log_file
-        most = max(0, int(max_bytes))
+        most = min(max(0, int(max_bytes)), _MOST_LOG_BYTES)
         try:
             if not os.path.isfile(path):
                 return ""
@@ -277,7 +299,7 @@ class MaildropHost(MailHost):
         try:
             return count(Path(self.spool))
         except OSError as error:
-            return f"n/a - {self.spool}: {error.strerror}"
+            return f"n/a - the spool cannot be read: {error.strerror}"
 
     @security.protected(change_configuration)
     def queueThreadAlive(self):
