@@ -7,7 +7,7 @@ obsolete forms): display names, quoted commas, comments, groups, source routes. 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -60,6 +60,24 @@ def parse_sender(text: str) -> str:
     if first is None or first[1] and not is_address(first[1]):
         raise MalformedEnvelope(f"no usable sender in {_shortened(text)!r}")
     return first[1]
+
+
+def join_recipients(entries: Iterable[str]) -> str:
+    """A list of recipients in which each entry counts for one, whatever it holds.
+
+    Raises MalformedEnvelope for an entry with more than one address, or one that would change those behind it.
+    """
+    texts = [text.replace("\r", "").replace("\n", "") for text in entries]
+    expected: list[str] = []
+    for text in texts:
+        found = [address for _, address in _addresses(text)]
+        if len(found) > 1:
+            raise MalformedEnvelope(f"more than one recipient in {_shortened(text)!r}")
+        expected += found
+    joined = ",".join(texts)
+    if [address for _, address in _addresses(joined)] != expected:
+        raise MalformedEnvelope(f"a quote or bracket that is never closed in {_shortened(joined)!r}")
+    return joined
 
 
 _UNSAFE = r"\s\x00-\x1f\x7f-\x9f"

@@ -11,24 +11,27 @@ from pathlib import Path
 from urllib.parse import quote
 
 from AccessControl.class_init import InitializeClass
-from AccessControl.Permissions import change_configuration, delete_objects, view_management_screens
+from AccessControl.Permissions import change_configuration, delete_objects, use_mailhost_services, view_management_screens
 from AccessControl.requestmethod import postonly, requestmethod
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from AccessControl.SecurityManagement import getSecurityManager
+from AccessControl.ZopeGuards import guarded_getattr
 from Acquisition import aq_base
 from App.config import getConfiguration
 from Products.MailHost.interfaces import IMailHost
-from Products.MailHost.MailHost import MailHost, MailHostError
+from Products.MailHost.MailHost import MailHost
 from Products.PageTemplates.PageTemplateFile import PageTemplateFile
 from zope.interface import implementer
 
 from maildrop import settings as maildrop_settings
 from maildrop import spool
+from maildrop.envelope import Envelope, MalformedEnvelope, join_recipients
 from maildrop.pidfile import running_pid
 from maildrop.scan import count
 from maildrop.settings import MissingSettings, SettingsError
 from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
+from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
 
 LOG = logging.getLogger("MaildropHost")
 
@@ -42,10 +45,6 @@ def read_product_config():
     for key, path in product_config.get("maildrophost", {}).items():
         if key.startswith("config-path"):
             CONFIG_PATHS[key] = path
-
-
-class MaildropHostError(MailHostError, RuntimeError):
-    """A mail that cannot be put into the spool; says why."""
 
 
 addMaildropHostForm = PageTemplateFile("www/add", globals(), __name__="addMaildropHostForm")
@@ -321,15 +320,50 @@ class MaildropHost(MailHost):
 
     # -- sending --
 
+    @security.protected(use_mailhost_services)
+    def send(
+        self, messageText, mto=None, mfrom=None, subject=None, encode=None, immediate=False, charset=None, msg_type=None
+    ):
+        # As MailHost's, but nothing that was typed adds header fields or recipients: MaildropHostError where it would.
+        charset = one_line_each("charset", charset)
+        mto, mfrom = one_line_each("mto", mto, charset), one_line_each("mfrom", mfrom, charset)
+        message = parse(messageText, charset, is_body=bool(mto and mfrom))
+        super().send(
+            message, mto, mfrom, one_line_each("subject", subject, charset), one_line_each("encode", encode), immediate,
+            charset, one_line_each("msg_type", msg_type),
+        )
+
+    scheduledSend = send
+
+    @security.protected(use_mailhost_services)
+    def simple_send(self, mto, mfrom, subject, body, immediate=False):
+        # As MailHost's, which makes up the header fields of these texts. Raises MaildropHostError for a line break in them.
+        mto, mfrom, subject = one_line_each("mto", mto), one_line_each("mfrom", mfrom), one_line_each("subject", subject)
+        super().simple_send(mto, mfrom, subject, body, immediate)
+
+    @security.protected(use_mailhost_services)
+    def sendTemplate(trueself, self, messageTemplate, statusTemplate=None, *arguments, **named):
+        # As MailHost's, which calls any method by its name. A Script has to be allowed to call it by itself.
+        if getSecurityManager().calledByExecutable():
+            for name in filter(None, (messageTemplate, statusTemplate)):
+                guarded_getattr(self, name, None)
+        return super().sendTemplate(self, messageTemplate, statusTemplate, *arguments, **named)
+
     @security.private
     def _send(self, mfrom, mto, body, immediate=False):
         # Put a mail into the spool. ``immediate`` changes nothing: in transactional mode no mail leaves before the commit.
+        # Raises MaildropHostError, also for an envelope that could never be sent.
         settings, problem = self._find_settings()
         if settings is None:
             raise MaildropHostError(f"No config file can be read: {problem}")
         directory = settings.spools[0]
+        try:
+            recipients = mto if isinstance(mto, str) else join_recipients(map(str, mto))
+            Envelope.parse(spool.one_line(str(mfrom)), spool.one_line(recipients))
+        except MalformedEnvelope as error:
+            raise MaildropHostError(f"The mail cannot be sent: {error}") from error
         kind = TransactionalEmail if self.isTransactional() else Email
-        email = kind(mfrom, settings.debug_receiver or mto, body, _makeTempPath(directory))
+        email = kind(mfrom, settings.debug_receiver or recipients, body, _makeTempPath(directory))
         email._mode, email._durable = settings.spool_mode, settings.fsync
         try:
             try:

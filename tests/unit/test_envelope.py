@@ -3,6 +3,7 @@ import random
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -205,6 +206,45 @@ def test_an_error_tells_the_text_on_one_line():
     assert str(caught.value) == r"no usable recipient in 'a\nb'"
 
 
+# -- entries of a list --
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ["ann@x.test"],
+        ["Ann <ann@x.test>", '"Doe, Jo" <jo@x.test>'],
+        ["ann@x.test (her, own)", "bob@x.test"],
+        ["ann doe", "bob@x.test"],
+        ["", "bob@x.test"],
+        ["friends: ann@x.test;", "bob@x.test"],
+        ["<@r.test,@s.test:ann@x.test>", "bob@x.test"],
+        ["ann@x.test\r\n", "bob@x.test"],
+    ],
+)
+def test_entries_are_joined_to_a_list_in_which_each_counts_for_one(entries):
+    alone = []
+    for entry in entries:
+        with suppress(MalformedEnvelope):
+            alone += recipients(entry)
+    assert recipients(parser.join_recipients(entries)) == tuple(alone)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["ann@x.test, eve@y.test", "ann@x.test\n,eve@y.test", "ann@x.test; <eve@y.test>", "g: a@x, b@y;", "ann@x.test ("],
+)
+def test_an_entry_with_several_addresses_is_malformed(entry):
+    with pytest.raises(MalformedEnvelope, match="more than one recipient"):
+        parser.join_recipients(["bob@x.test", entry])
+
+
+@pytest.mark.parametrize("entry", ['"ann@x.test', "ann@[x.test", "("])
+def test_an_entry_that_would_swallow_those_behind_it_is_malformed(entry):
+    with pytest.raises(MalformedEnvelope):
+        parser.join_recipients([entry, "bob@x.test"])
+
+
 # -- the sender --
 
 
@@ -231,7 +271,11 @@ def test_the_null_sender_is_written_as_nothing_or_empty_brackets(text):
     assert Envelope.parse(text, "bob@example.org").sender == ""
 
 
-@pytest.mark.parametrize("text", ["Ann Example", "ann@exa mple", "ann@", "Ann <ann", "a b, ann@x.test", "ann\x00@b"])
+@pytest.mark.parametrize(
+    "text",
+    ["Ann Example", "ann@exa mple", "ann@", "Ann <ann", "a b, ann@x.test", "ann\x00@b", "ann@b> SIZE=1",
+     "ann@b>\rRCPT TO:<eve@x.test", "<ann@b\rRSET>", "ann@b\nDATA", "ann@b\x0b", "ann@b\u2028c"],
+)
 def test_a_sender_that_is_no_address_is_malformed(text):
     with pytest.raises(MalformedEnvelope, match="no usable sender"):
         parse_sender(text)
