@@ -90,7 +90,7 @@ class MalformedMail(ValueError):
 
 # -- names --
 
-_OUR_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]{8}")
+_OUR_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{8}")    # and no other digits than these
 _last_us = 0
 _name_lock = threading.Lock()
 
