@@ -43,11 +43,9 @@ class Recorder:
             self.drop_remainder(attempt)
             return
         self._give_up_on_expired(attempt)
-        failed = {
-            recipient: attempt.replies[recipient]
-            for recipient in attempt.recipients(Outcome.FAILED)
-            if recipient not in attempt.kept
-        }
+        # What is no address comes last: a quote that it opens would swallow whoever stands behind it
+        refused = sorted(attempt.recipients(Outcome.FAILED), key=set(attempt.envelope.unusable).__contains__)
+        failed = {recipient: attempt.replies[recipient] for recipient in refused if recipient not in attempt.kept}
         if failed:
             self._keep_failed(attempt, failed)
         self.drop_remainder(attempt)

@@ -786,6 +786,17 @@ def refusing(step, path, times=math.inf, number=errno.EIO):
     return stepping
 
 
+def test_what_is_no_address_does_not_swallow_those_it_is_kept_with_when_they_are_tried_again(site, relay):
+    relay.answers["RCPT TO:<ann@"] = in_turn("550 5.1.1 no such user")
+    site.add("ann@example.org", '"never closed')
+    site.run_pass()
+    (kept,) = site.failed()
+    with spool.claim(kept, math.inf) as mail:
+        spool.renew(mail)
+    site.run_pass()
+    assert relay.accepted == [("ann@example.org",)]
+
+
 def test_a_delivered_mail_that_cannot_be_removed_is_not_sent_again_and_removed_later(site, relay, monkeypatch):
     path = site.add("ann@example.org")
     with monkeypatch.context() as patch:
