@@ -17,6 +17,7 @@ class Assignment(NamedTuple):
     value: str | int | float | bool | None
     line: int
     source: str    # the value as it stands in the file
+    is_plain: bool    # whether sh reads the line to the same effect
 
 
 def decode(raw: bytes) -> str:
@@ -39,6 +40,9 @@ _LONGEST_NUMBER = 30
 _SPECIAL = {"True": True, "False": False, "None": None}
 _WORD = re.compile(r"[^\s#;]+")
 _TEXT = re.compile(r"[ \t\f]*[^\s#]")
+_PLAIN_LINE = re.compile(
+    r"""[ \t]* \w+ = (?: (?: "[^"$`\\]*" | '[^'\\]*' )+ | [\w.+-]+ ) (?: [ \t]+ (?:\#.*)? )?""", re.VERBOSE
+)
 
 
 def parse_assignments(source: str) -> list[Assignment]:
@@ -59,8 +63,11 @@ def parse_assignments(source: str) -> list[Assignment]:
         key = _KEY.match(source, position)
         if key is None:
             raise AssignmentError(f"line {line}: expected KEY=value")
-        value, position = _parse_value(source, key.end(), f"line {line}: {key[1]}")
-        assignments.append(Assignment(key[1], value, line, source[key.end() : position]))
+        value, end = _parse_value(source, key.end(), f"line {line}: {key[1]}")
+        whole = source[source.rfind("\n", 0, position) + 1 : (source + "\n").index("\n", end)]
+        is_plain = _PLAIN_LINE.fullmatch(whole) is not None
+        assignments.append(Assignment(key[1], value, line, source[key.end() : end], is_plain))
+        position = end
 
 
 def _parse_value(source: str, start: int, where: str) -> tuple[Any, int]:

@@ -322,13 +322,13 @@ def _from_values(values: dict[str, Any]) -> Settings:
 
 def _oddities(assignments: list[Assignment], values: dict[str, Any], settings: Settings) -> Iterator[str]:
     """What deserves a warning though the file can be used."""
-    for name, value, line, source in assignments:
+    for name, _, line, _, is_plain in assignments:
         if name not in KEYS:
             near = difflib.get_close_matches(name, KEYS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             yield f"line {line}: {name} is no key of this file and is passed over{hint}"
-        elif isinstance(value, str) and (source[:1] in "rRuU" or re.search(r"[$`\\]", source)):
-            yield f"line {line}: {name}: sh and Python read this string differently"
+        elif not is_plain:
+            yield f"line {line}: {name}: sh and Python read this line differently"
     if settings.tls >= 2 and "MAILDROP_TLS_VERIFY" not in values:
         yield "MAILDROP_TLS_VERIFY is missing, so the relay's certificate is not checked, as in 2.3; set it to 1"
     if settings.tls < 3 and settings.smtp_port == 465:

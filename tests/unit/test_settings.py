@@ -571,14 +571,29 @@ def test_an_unknown_key_may_have_any_value(tmp_path, literal):
     assert len(line_warnings(load(tmp_path, f"COLOUR={literal}\n"))) == 1
 
 
-@pytest.mark.parametrize("literal", ['"a$b"', '"a`b"', r'"a\\b"', r'"a\x41"', 'r"ab"', 'R"ab"', 'u"ab"'])
-def test_a_string_that_sh_reads_differently_gets_a_warning_that_names_line_and_key_only(tmp_path, literal):
-    (warning,) = line_warnings(load(tmp_path, f"\n\nMAILDROP_PASSWORD={literal}\n"))
-    assert warning == f"line {REQUIRED_LINES + 3}: MAILDROP_PASSWORD: sh and Python read this string differently"
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('="a$b"', '="a`b"', r'="a\\b"', r'="a\x41"', r"='a\'b'", '=r"ab"', '=R"ab"', '=u"ab"'),
+        *(' ="ab"', '= "ab"', '="ab"#c', '="ab"\f', '="ab"\xa0', '="""a"b"""', "='''a'b'''"),
+    ],
+)
+def test_a_line_that_sh_reads_differently_gets_a_warning_that_names_line_and_key_only(tmp_path, text):
+    (warning,) = line_warnings(load(tmp_path, f"\n\nMAILDROP_PASSWORD{text}\n"))
+    assert warning == f"line {REQUIRED_LINES + 3}: MAILDROP_PASSWORD: sh and Python read this line differently"
 
 
-@pytest.mark.parametrize("line", ['MAILDROP_LOGIN="a b#c;d"', "MAILDROP_LOGIN='ab'  # $5 `a` \\", "WAIT_INTERVAL=0.5"])
-def test_a_string_that_sh_reads_alike_gets_no_warning(tmp_path, line):
+@pytest.mark.parametrize(
+    "line",
+    [
+        'MAILDROP_LOGIN="a b#c;d"',
+        "  MAILDROP_LOGIN='ab'  # $5 `a` \\",
+        "MAILDROP_LOGIN='a$b'",
+        'MAILDROP_LOGIN="""a"""',
+        "WAIT_INTERVAL=0.5",
+    ],
+)
+def test_a_line_that_sh_reads_alike_gets_no_warning(tmp_path, line):
     assert line_warnings(load(tmp_path, line)) == []
 
 
