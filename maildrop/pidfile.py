@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+_LONGEST = 20    # bytes in a pid file
+_LARGEST_PID = 2**31 - 1    # what a process id can be
 _PATIENCE_S = 1.0    # somebody may hold the lock for a moment to look
 
 
@@ -91,10 +93,11 @@ def running_pid(path: Path) -> int | None:
 def _read_pid(path: Path) -> int | None:
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
-            text = stream.read(20).strip()
+            text = stream.read(_LONGEST + 1)
     except OSError:
         return None
-    return int(text) or None if text.isdigit() else None
+    pid = int(text) if len(text) <= _LONGEST and text.strip().isdigit() else 0
+    return pid if 0 < pid <= _LARGEST_PID else None
 
 
 def _looks_like_2_3(pid: int | None) -> bool:

@@ -110,6 +110,14 @@ def test_a_file_without_an_id_that_nobody_holds_is_no_daemon(path, text):
     ours.remove()
 
 
+@pytest.mark.parametrize("text", ["9" * 10, "9" * 20, " " * 19 + "12", "0" * 19 + "12"])
+def test_what_cannot_be_an_id_or_is_too_long_for_one_is_none_although_somebody_holds_the_file(path, text):
+    ours = PidFile(path)
+    path.write_text(text)
+    assert running_pid(path) is None
+    ours.remove()
+
+
 def test_a_stale_file_with_the_id_of_some_other_live_process_is_no_daemon(path):
     with process() as pid:
         path.write_text(f"{pid}\n")
