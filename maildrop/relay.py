@@ -67,7 +67,7 @@ class _Client(smtplib.SMTP):
     smtplib waits anew for each byte, so that a relay which drips them could hold it for ever.
     """
 
-    _LONGEST_LINE = 4096    # RFC 5321 4.5.3.1.5 allows 512
+    _LONGEST_LINE = 4096    # bytes with the line's end; RFC 5321 4.5.3.1.5 allows 512
     _MOST_LINES = 500
 
     def __init__(self, host: str, port: int, local_hostname: str, timeout_s: float, tls: ssl.SSLContext | None):
@@ -88,7 +88,7 @@ class _Client(smtplib.SMTP):
         lines: list[bytes] = []
         deadline = None
         while len(lines) < self._MOST_LINES:
-            while (end := self._received.find(b"\n")) < 0:
+            while (end := self._received.find(b"\n", 0, self._LONGEST_LINE)) < 0:
                 deadline = deadline or time.monotonic() + self.timeout
                 self._receive(deadline)
             line, self._received = self._received[:end].rstrip(b"\r"), self._received[end + 1 :]
@@ -101,7 +101,7 @@ class _Client(smtplib.SMTP):
         raise smtplib.SMTPServerDisconnected("a reply without end")
 
     def _receive(self, deadline: float) -> None:
-        if len(self._received) > self._LONGEST_LINE:
+        if len(self._received) >= self._LONGEST_LINE:
             raise smtplib.SMTPServerDisconnected("a reply line without end")
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("Connection closed")

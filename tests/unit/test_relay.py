@@ -241,6 +241,34 @@ def test_replies_may_come_in_any_pieces():
         session.transmit(iter([CONTENT]))
 
 
+LONGEST_LINE = "250 " + "x" * (4096 - 6) + "\r\n"
+MOST_LINES = "250-x\r\n" * 499 + "250 x\r\n"
+
+
+def in_pieces(text):
+    return [Says(text[begin : begin + 1000]) for begin in range(0, len(text), 1000)]
+
+
+@pytest.mark.parametrize("cut", [lambda text: [Says(text)], in_pieces], ids=["in one piece", "in pieces"])
+@pytest.mark.parametrize("reply", [LONGEST_LINE, MOST_LINES], ids=["a long line", "many lines"])
+def test_a_reply_may_be_as_long_as_the_limit(reply, cut):
+    with session_with(Comes(flight(ANN)), *cut(OK + reply + GO_ON), Comes(ON_THE_WIRE), Says(OK)) as session:
+        assert codes(session.offer(mail(ANN), 1)) == {ANN: ("RCPT", 250)}
+        session.transmit(iter([CONTENT]))
+
+
+@pytest.mark.parametrize("cut", [lambda text: [Says(text)], in_pieces], ids=["in one piece", "in pieces"])
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [("250 x" + LONGEST_LINE[4:], "a reply line without end"), ("250-x\r\n" + MOST_LINES, "a reply without end")],
+    ids=["a longer line", "more lines"],
+)
+def test_a_reply_that_is_longer_than_the_limit_breaks_the_session(reply, reason, cut):
+    with session_with(Comes(flight(ANN)), *cut(OK + reply + GO_ON)) as session:
+        with pytest.raises(SessionLost, match=reason):
+            session.offer(mail(ANN), 1)
+
+
 def test_an_envelope_that_nobody_can_be_told_of_does_not_go_out():
     with session_with(
         Comes(flight(ANN)), Says(OK * 2 + GO_ON), Comes(ON_THE_WIRE), Says(OK), Comes("RSET\r\n"), Says(OK),
