@@ -1,5 +1,6 @@
 # make run      a demonstration: Zope, the daemon and an SMTP server of its own (ONCE=1: ends by itself)
 # make test     sets up what the tests need, then runs them (ARGS="-k name" goes to pytest)
+# make fuzz     feeds the daemon's parsers with arbitrary mails, config files and replies (MINUTES=10)
 # make bench    compares speed and memory with those of other programs that send mail
 # make clean    removes what the others made
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALL := sh tests/support/debian_packages.sh
 
-.PHONY: run test bench clean
+.PHONY: run test fuzz bench clean
 
 run: $(VENV)/demo.stamp
 	@$(VENV)/bin/python tests/support/demo.py $(if $(ONCE),--once) instance
@@ -15,6 +16,9 @@ run: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	@$(INSTALL) --optional chromium libsasl2-modules postfix sasl2-bin shellcheck strace
 	$(VENV)/bin/python -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal --least-fault-cases 400)
+
+fuzz: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest tests/fuzz --numprocesses 2 --dist worksteal --fuzz-minutes $(or $(MINUTES),10)
 
 bench: $(VENV)/test.stamp
 	@$(INSTALL) --optional postfix
@@ -36,4 +40,4 @@ $(VENV)/%.stamp: $(VENV)/bin/python pyproject.toml setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) instance build dist *.egg-info
+	rm -rf $(VENV) instance build dist *.egg-info .hypothesis

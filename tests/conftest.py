@@ -3,23 +3,31 @@
 from collections import Counter
 
 _NAME = "fault ledger"
+_FUZZ = "fuzz ledger"
 
 
 def pytest_addoption(parser):
     parser.addoption("--least-fault-cases", type=int, default=0, help="fail if fewer fault cases than this were tried")
+    parser.addoption("--fuzz-minutes", type=float, default=0, help="try examples in the fuzz tests for so long")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "fault_kind(kind): what the cases of this test are counted as")
 
 
-def _figures(terminalreporter):
-    figures = {}
+def _told(terminalreporter, wanted):
+    """What the tests have recorded under this name."""
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
-                if name == _NAME and getattr(report, "when", "") == "teardown":
-                    figures.setdefault(value[0], Counter()).update(value[1])
+                if name == wanted and getattr(report, "when", "") == "teardown":
+                    yield value
+
+
+def _figures(terminalreporter):
+    figures = {}
+    for kind, counts in _told(terminalreporter, _NAME):
+        figures.setdefault(kind, Counter()).update(counts)
     return figures
 
 
@@ -30,6 +38,11 @@ def pytest_terminal_summary(terminalreporter, config):
         for kind, counts in [*sorted(figures.items()), ("all", sum(figures.values(), Counter()))]:
             told = ", ".join(f"{counts[name]} {name}" for name in ("tried", "lost", "stuck", "duplicates", "excused"))
             terminalreporter.write_line(f"{kind}: {told}")
+    tried = sum(map(Counter, _told(terminalreporter, _FUZZ)), Counter())
+    if tried:
+        terminalreporter.section("examples tried by the fuzz tests")
+        for kind, count in [*sorted(tried.items()), ("all", tried.total())]:
+            terminalreporter.write_line(f"{kind}: {count}")
 
 
 def pytest_sessionfinish(session, exitstatus):
