@@ -286,12 +286,12 @@ connections = st.sampled_from((1, 1, 3))
 
 
 @fuzzed(
-    "replies of a relay", 150, said=sayings(anything), features=features, connections=connections, login=st.booleans()
+    "replies of a relay", 100, said=sayings(anything), features=features, connections=connections, login=st.booleans()
 )
 def test_no_mail_is_lost_or_sent_twice_whatever_a_relay_says(said, features, connections, login):
     deliver_all(said, features, None, connections, login)
 
 
-@fuzzed("replies of a relay", 150, said=sayings(st.one_of(one_reply, no_reply)), features=features, piece=st.integers(1, 30))
+@fuzzed("replies of a relay", 100, said=sayings(st.one_of(one_reply, no_reply)), features=features, piece=st.integers(1, 30))
 def test_no_mail_is_lost_or_sent_twice_in_whatever_pieces_replies_come(said, features, piece):
     deliver_all(said, features, piece, 1)
