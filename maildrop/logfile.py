@@ -24,7 +24,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+from maildrop.paths import open_to_write
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 
 class MaildropLog:
@@ -70,7 +72,7 @@ class MaildropLog:
         with self._lock:
             if self._descriptor is None:
                 try:
-                    self._descriptor = os.open(self.path, _APPEND, self.mode)
+                    self._descriptor = open_to_write(self.path, _APPEND, self.mode)
                 except OSError as error:
                     self._complain(error, line)
                     return

@@ -63,6 +63,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from maildrop.envelope import Envelope, MalformedEnvelope, parse_sender
+from maildrop.paths import make_directory
 
 LOCK_SUFFIX = ".lck"
 FAILED = "failed"
@@ -115,24 +116,12 @@ def lock_path(path: Path) -> Path:
 
 
 def make_spool(directory: Path, mode: int) -> None:
-    """Make the spool and the directories in it as far as they are missing. ``mode``: of a directory."""
+    """Make the spool and the directories in it as far as they are missing. ``mode``: of a directory.
+
+    Raises UnsafePath where another account may have planted one of them, OSError.
+    """
     for path in (directory, directory / FAILED, directory / TMP):
         make_directory(path, mode)
-
-
-def make_directory(path: Path, mode: int) -> None:
-    """Make a directory and those above it, each with ``mode`` whatever the umask."""
-    if path.is_dir():
-        return
-    if path.parent != path:
-        make_directory(path.parent, mode)
-    try:
-        path.mkdir(mode & 0o700)
-    except FileExistsError:
-        if not path.is_dir():
-            raise
-    else:
-        path.chmod(mode)
 
 
 # -- writing --
@@ -676,9 +665,7 @@ def _new_file(beside: SpooledMail, lines: list[tuple[str, str]], content: Iterab
     stream = os.fdopen(_create(path, stat.S_IMODE(beside.status.st_mode)), "w+b")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        if beside.status.st_uid != os.geteuid() or beside.status.st_gid != os.getegid():
-            with suppress(PermissionError):
-                os.fchown(stream.fileno(), beside.status.st_uid, beside.status.st_gid)
+        _give_like(stream.fileno(), beside.status)
         chunks = iter(content)
         begin = b"".join(islice(chunks, 2))    # the first alone may be a single byte
         stream.write(_format_envelope(lines, begin[:2]))
@@ -693,6 +680,17 @@ def _new_file(beside: SpooledMail, lines: list[tuple[str, str]], content: Iterab
         path.unlink(missing_ok=True)
         stream.close()
         raise
+
+
+def _give_like(descriptor: int, like: os.stat_result) -> None:
+    """Give a new file to the owner and the group of another one, as far as this account may."""
+    status = os.fstat(descriptor)
+    if status.st_gid != like.st_gid:    # a group of ours may be given, a file only by root
+        with suppress(PermissionError):
+            os.fchown(descriptor, -1, like.st_gid)
+    if status.st_uid != like.st_uid:
+        with suppress(PermissionError):
+            os.fchown(descriptor, like.st_uid, -1)
 
 
 def clean(directory: Path) -> None:

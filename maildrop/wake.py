@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maildrop import spool
+from maildrop.paths import make_directory
 
 WAKE = "wake"
 _LOOK = b"\n"
@@ -201,7 +202,7 @@ def _pipe_size(descriptor: int) -> int:
 def _make_ear(directory: Path, mode: int) -> _Ear | None:
     """A FIFO of our own in the spool; None where that is not possible. Takes away what dead daemons have left there."""
     with suppress(OSError, NotImplementedError):    # the latter where a system lacks one of these calls
-        spool.make_directory(directory / WAKE, mode)
+        make_directory(directory / WAKE, mode)
         opened = os.open(directory / WAKE, _DIRECTORY)
         try:
             owner = os.stat(directory)

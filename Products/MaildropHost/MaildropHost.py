@@ -23,8 +23,8 @@ from Products.MailHost.MailHost import MailHost
 from Products.PageTemplates.PageTemplateFile import PageTemplateFile
 from zope.interface import implementer
 
+from maildrop import paths, spool
 from maildrop import settings as maildrop_settings
-from maildrop import spool
 from maildrop.envelope import Envelope, MalformedEnvelope, join_recipients
 from maildrop.pidfile import running_pid
 from maildrop.scan import count
@@ -91,6 +91,7 @@ def _read_config(path):
 
 
 _MOST_LOG_BYTES = 16 * 1024 * 1024    # of the daemon's log, held in memory at a time
+_safe_spools = set()    # that no other account can have planted, nor can later
 
 
 class _Setting:
@@ -275,15 +276,15 @@ class MaildropHost(MailHost):
     @security.protected(change_configuration)
     def getLog(self, max_bytes=50000):
         # The newest text of the daemon's log, at most ``max_bytes`` bytes of it, in whole lines; "" without a log.
-        path = self.maildrop_log_file
+        path = self._settings().log_file
         most = min(max(0, int(max_bytes)), _MOST_LOG_BYTES)
         try:
-            if not os.path.isfile(path):
-                return ""
-            with open(path, "rb") as log:
+            with open(paths.open_to_read(path), "rb") as log:
                 begin = max(0, os.fstat(log.fileno()).st_size - most)
                 log.seek(begin)
                 text = log.read(most)
+        except FileNotFoundError:
+            return ""
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"
         if begin and b"\n" in text:    # the first line is most likely cut
@@ -367,10 +368,15 @@ class MaildropHost(MailHost):
         email._mode, email._durable = settings.spool_mode, settings.fsync
         try:
             try:
+                if directory not in _safe_spools:
+                    paths.check(directory)
+                    _safe_spools.add(directory)
                 email.send()
             except (FileNotFoundError, NotADirectoryError):
-                spool.make_directory(directory, settings.directory_mode)
+                paths.make_directory(directory, settings.directory_mode)
                 email.send()
+        except paths.UnsafePath as error:
+            raise MaildropHostError(f"The mail cannot be written to {directory}: {error}") from error
         except OSError as error:
             raise MaildropHostError(f"The mail cannot be written to {directory}: {error.strerror}") from error
 

@@ -648,7 +648,7 @@ def test_a_file_in_the_place_of_the_spool_is_told_and_all_works_when_it_is_gone(
     with open_writers.start() as writer:
         aside = spool.rename(spool.with_name("aside"))
         spool.write_text("not a directory")
-        error = f"MaildropHostError: The mail cannot be written to {spool}: File exists"
+        error = f"MaildropHostError: The mail cannot be written to {spool}: Not a directory"
         assert writer.get("work", subject="one") == (500, error)
         assert "one" not in open_writers.committed()
         assert spool.read_text() == "not a directory" and files_in(aside) == []

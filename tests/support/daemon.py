@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maildrop import spool as spool_module
+from support.accounts import Account
 from support.config_file import write_config
 
 CHECKOUT = Path(__file__).parents[2]
@@ -40,22 +41,31 @@ def process_runs(pid: int) -> bool:
         return True
 
 
-def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script of ``maildrop/bin`` to its end."""
-    command = [str(SCRIPTS / name), *map(str, arguments)]
+def run_script(
+    name: str, *arguments: object, account: Account | None = None, scripts: Path = SCRIPTS
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of ``maildrop/bin``, or of a copy of that, to its end; ``account``: as that one."""
+    if account is not None:
+        return account.run(scripts / name, *arguments)
+    command = [str(scripts / name), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=_environment())
 
 
 class MaildropDaemon:
     """A daemon with a home of its own in ``directory``, which looks at its spool five times a second.
 
-    As a context manager it runs and is always stopped. ``values`` are keys of its config file.
+    As a context manager it runs and is always stopped. ``values`` are keys of its config file. ``account`` starts and stops
+    it, with ``scripts``.
     """
 
-    def __init__(self, directory: Path, relay_port: int, **values: object):
+    def __init__(
+        self, directory: Path, relay_port: int, *, account: Account | None = None, scripts: Path = SCRIPTS, **values: object
+    ):
         self.directory = directory
-        self.home = directory / "home"
-        self.spool = self.home / "spool"
+        self._account = account
+        self._scripts = scripts
+        self.home = Path(str(values.get("MAILDROP_HOME", directory / "home")))
+        self.spool = Path(str(values.get("MAILDROP_SPOOL", self.home / "spool")))
         self.config = directory / "config"
         self.log_file = Path(str(values.get("MAILDROP_LOG_FILE", self.home / "var" / "maildrop.log")))
         self.pid_file = Path(str(values.get("MAILDROP_PID_FILE", self.home / "var" / "maildrop.pid")))
@@ -81,12 +91,19 @@ class MaildropDaemon:
 
     def start(self) -> None:
         """Start it detached, as an administrator does. Raises AssertionError if it does not start."""
-        result = run_script("start_maildrop", self.config)
+        result = self.try_start()
         assert result.returncode == 0, result.stderr
         self._started.add(self.pid)
 
+    def try_start(self) -> subprocess.CompletedProcess[str]:
+        return run_script("start_maildrop", self.config, account=self._account, scripts=self._scripts)
+
     def stop(self) -> subprocess.CompletedProcess[str]:
-        return run_script("stop_maildrop", self.config)
+        return run_script("stop_maildrop", self.config, account=self._account, scripts=self._scripts)
+
+    def ctl(self, *arguments: object, account: Account | None = None) -> subprocess.CompletedProcess[str]:
+        """Run ``maildropctl`` for this config file; ``account``: as that one."""
+        return run_script("maildropctl", "--config", self.config, *arguments, account=account, scripts=self._scripts)
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

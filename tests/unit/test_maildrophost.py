@@ -453,8 +453,11 @@ def test_a_log_that_cannot_be_read_says_so_in_its_place(tmp_path, monkeypatch):
     assert host.getLog() == f"{tmp_path / 'var' / 'maildrop.log'} cannot be read: Permission denied"
 
 
-@pytest.mark.parametrize("kind", ["directory", "fifo", "dangling link"])
-def test_what_is_no_log_file_is_shown_as_none(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("directory", "no regular file"), ("fifo", "no regular file"), ("device", "no regular file"), ("dangling link", "")],
+)
+def test_what_is_no_log_file_is_not_read(tmp_path, kind, shown):
     log = tmp_path / "var" / "maildrop.log"
     log.parent.mkdir()
     if kind == "directory":
@@ -462,8 +465,8 @@ def test_what_is_no_log_file_is_shown_as_none(tmp_path, kind):
     elif kind == "fifo":
         os.mkfifo(log)
     else:
-        log.symlink_to("nowhere")
-    assert make_host(tmp_path).getLog() == ""
+        log.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    assert make_host(tmp_path).getLog() == (f"{log} cannot be read: {shown}" if shown else "")
 
 
 @pytest.mark.parametrize("max_bytes", [0, -5, "20"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maildrop import pidfile
-from maildrop.pidfile import AlreadyRunning, PidFile, running_pid
+from maildrop.pidfile import AlreadyRunning, PidFile, holder, running_pid
 
 has_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc here")
 
@@ -52,12 +52,21 @@ def test_the_file_has_the_id_of_this_process_until_it_is_removed(path):
     assert running_pid(path) is None
 
 
-def test_everybody_may_read_it_and_nobody_else_write(path, set_umask):
-    set_umask(0)
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_everybody_may_read_it_and_nobody_else_write(path, set_umask, umask):
+    set_umask(umask)
     ours = PidFile(path)
     ours.write()
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     ours.remove()
+
+
+def test_the_owner_of_the_file_is_told_with_the_process(path):
+    ours = PidFile(path)
+    ours.write()
+    assert holder(path) == (os.getpid(), os.geteuid())
+    ours.remove()
+    assert holder(path) is None
 
 
 def test_a_second_daemon_is_refused_and_told_which_is_the_first(path):

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.accounts import Account
+from support.requires import requires_root
 
 from maildrop import spool
 from maildrop.scan import Scan, scan
@@ -972,6 +974,25 @@ def test_a_postponed_mail_keeps_its_owner(spool_directory):
     with spool.claim(path, LATER) as mail:
         postpone(mail, ["ann@example.org"], LATER, "later")
     assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (12345, 23456, 0o640)
+
+
+def test_a_postponed_mail_keeps_its_group_where_the_account_may_not_keep_its_owner():
+    requires_root()
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / "spool" / "mail"
+        spool.make_spool(path.parent, 0o770)    # no setgid bit passes the group on
+        add(path.parent, path.name)
+        path.chmod(0o660)
+        for shared in (path.parent, path.parent / "tmp", path):
+            os.chown(shared, 12345, 23456)
+        Account(12346, (23456,)).do(postpone_by_itself, path)
+        assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (12346, 23456, 0o660)
+
+
+def postpone_by_itself(path):
+    with spool.claim(path, LATER) as mail:
+        postpone(mail, ["ann@example.org"], LATER, "later")
 
 
 def test_postponing_hands_the_claim_over_to_the_new_mail(spool_directory):
