@@ -6,15 +6,16 @@ import argparse
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
+from maildrop import account, spool, wake
 from maildrop import settings as settings_module
-from maildrop import spool, wake
-from maildrop.pidfile import running_pid
+from maildrop.pidfile import Holder, holder, running_pid
 from maildrop.settings import Settings, SettingsError
 
 
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     config = Path(options.config).absolute()
     try:
         settings = settings_module.load(config)
+        if options.touches_spool and os.geteuid() == 0:
+            account.become(settings)
         options.run(options, config, settings)
     except (CommandFailed, SettingsError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -55,19 +58,19 @@ def _parser() -> argparse.ArgumentParser:
         ("restart", restart, "stop the daemon if it is running, then start it"),
     ):
         command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, touches_spool=False)
 
     for name, run, says in (
         ("retry", retry, "make deferred or failed mails due now; failed ones as if they had never been tried"),
         ("delete", delete, "remove mails, failed ones too, for good"),
     ):
         command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, touches_spool=True)
         command.add_argument("names", nargs="+", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
 
     says = "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones"
     make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says, allow_abbrev=False)
-    make.set_defaults(run=make_emails)
+    make.set_defaults(run=make_emails, touches_spool=True)
     make.add_argument("recipients", nargs="+", metavar="RECIPIENT", help="who gets them, in turn; ask them before")
     make.add_argument("--unlocked", type=_count, default=10, metavar="N", help="mails to be sent (default: %(default)s)")
     make.add_argument("--locked", type=_count, default=2, metavar="M", help="mails not to be sent (default: %(default)s)")
@@ -95,11 +98,12 @@ def start(options: argparse.Namespace, config: Path, settings: Settings) -> None
 
 
 def stop(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    pid = running_pid(settings.pid_file)
-    if pid is None:
+    found = holder(settings.pid_file)
+    if found is None:
         raise CommandFailed("maildrop daemon already stopped.")
+    pid = found.pid
     try:
-        os.kill(pid, signal.SIGTERM)
+        _terminate(found)
     except ProcessLookupError:
         return
     except PermissionError:
@@ -110,6 +114,22 @@ def stop(options: argparse.Namespace, config: Path, settings: Settings) -> None:
         if time.monotonic() > deadline:
             raise CommandFailed(f"process {pid} has not ended within {patience_s:.0f} seconds")
         time.sleep(0.05)
+
+
+def _terminate(daemon: Holder) -> None:
+    """Send SIGTERM with no more rights than those of the pid file's owner, who can put any number there.
+
+    Raises ProcessLookupError, PermissionError.
+    """
+    if daemon.uid in (0, os.geteuid()):
+        os.kill(daemon.pid, signal.SIGTERM)
+        return
+    if os.geteuid() != 0:
+        raise PermissionError
+    command = ["/bin/sh", "-c", 'kill "$0"', str(daemon.pid)]
+    if subprocess.run(command, user=daemon.uid, extra_groups=[], stderr=subprocess.DEVNULL).returncode:
+        os.kill(daemon.pid, 0)
+        raise PermissionError
 
 
 def restart(options: argparse.Namespace, config: Path, settings: Settings) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from maildrop import account, permissions
 from maildrop import settings as settings_module
-from maildrop import spool
 from maildrop.credentials import Credentials
 from maildrop.delivery import EVERYTHING, Delivery
 from maildrop.logfile import MaildropLog
@@ -32,16 +32,20 @@ def main(arguments: list[str]) -> int:
         return 1
     config = Path(arguments[0]).absolute()
     try:
-        settings = _load(config)
+        settings = settings_module.load(config)
     except SettingsError as error:
         print(f"{USAGE}\n{error}", file=sys.stderr)
         return 1
     for warning in settings.warnings:
         print(f"{config}: warning: {warning}", file=sys.stderr, flush=True)
     try:
-        _make_directories(settings)
+        account.become(settings, making_directories=True)
+        _check_files(config, settings)
+        permissions.make_directories(settings)
+        for warning in permissions.warnings(config, settings):
+            print(f"Warning: {warning}", file=sys.stderr, flush=True)
         pid_file = PidFile(settings.pid_file)
-    except (AlreadyRunning, OSError) as error:
+    except (AlreadyRunning, SettingsError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     if settings.debug:
@@ -51,9 +55,8 @@ def main(arguments: list[str]) -> int:
     return _detached(lambda ready: Daemon(config, settings, pid_file).run(ready))
 
 
-def _load(config: Path) -> Settings:
-    """The settings, if all that they name can be used too. Raises SettingsError."""
-    settings = settings_module.load(config)
+def _check_files(config: Path, settings: Settings) -> None:
+    """Raises SettingsError where a file or command that the settings name cannot be used by this account."""
     try:
         if settings.tls:
             client_context(settings)
@@ -61,14 +64,6 @@ def _load(config: Path) -> Settings:
             credentials.check()
     except SettingsError as error:
         raise SettingsError(f"{config}: {error}") from error
-    return settings
-
-
-def _make_directories(settings: Settings) -> None:
-    for path in (settings.var, settings.pid_file.parent, settings.log_file.parent):
-        spool.make_directory(path, settings.directory_mode)
-    for directory in settings.spools:
-        spool.make_spool(directory, settings.directory_mode)
 
 
 def _detached(run: Callable[[Callable[[], None]], int]) -> int:
@@ -159,12 +154,25 @@ class Daemon:
         settings = self._delivery.settings
         self._wake.listen(settings.spools if settings.trigger else (), settings.directory_mode)
 
+    def _read_config(self) -> Settings:
+        """Raises SettingsError."""
+        try:
+            return settings_module.load(self._config)
+        except SettingsError as error:
+            user = self._delivery.settings.user
+            if user and not os.access(self._config, os.R_OK):
+                raise SettingsError(f"{error}; the daemon serves as {user}") from error
+            raise
+
     def _load_config(self) -> None:
         try:
-            settings = _load(self._config)
+            settings = self._read_config()
+            _check_files(self._config, settings)
             if settings.pid_file != self._pid_file.path:
                 raise SettingsError("MAILDROP_PID_FILE has changed, which takes a restart")
-            _make_directories(settings)
+            if settings.user != self._delivery.settings.user:
+                raise SettingsError("MAILDROP_USER has changed, which takes a restart")
+            permissions.make_directories(settings)
         except (SettingsError, OSError) as error:
             self._log.notice(f"config not reloaded, the old one stays: {error}")
         else:

@@ -73,6 +73,7 @@ class Settings:
     helo: str    # "": this host's name
     spool_mode: int
     fsync: bool
+    user: str    # account that the daemon drops to when started as root, "" for none
     warnings: tuple[str, ...] = ()    # what is odd in the file, a sentence each
 
     @property
@@ -262,6 +263,7 @@ KEYS = {
         Key("MAILDROP_HELO", "helo", "", _text),
         Key("MAILDROP_FSYNC", "fsync", True, _flag),
         Key("MAILDROP_SPOOL_MODE", "spool_mode", 0o600, _mode),
+        Key("MAILDROP_USER", "user", "", _text),
     )
 }
 
