@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
-from maildrop import account, spool, wake
+from maildrop import account, check, spool, wake
 from maildrop import settings as settings_module
 from maildrop.pidfile import Holder, holder, running_pid
 from maildrop.settings import Settings, SettingsError
@@ -26,6 +26,8 @@ class CommandFailed(Exception):
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     config = Path(options.config).absolute()
+    if options.command == "check":    # a config file that is wrong is one of the things it tells
+        return check.main(config)
     try:
         settings = settings_module.load(config)
         if options.touches_spool and os.geteuid() == 0:
@@ -67,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
         command.set_defaults(run=run, touches_spool=True)
         command.add_argument("names", nargs="+", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
+
+    says = "tell whether config file, permissions, spool and relay are fit for use; changes and sends nothing"
+    commands.add_parser("check", parents=[after_command], help=says, description=says, allow_abbrev=False)
 
     says = "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones"
     make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says, allow_abbrev=False)
