@@ -14,20 +14,6 @@ SAMPLE_MESSAGE = SAMPLE.split(b"\n", 2)[2]
 ANN, BOB = "ann@example.org", "bob@example.org"
 
 
-@pytest.fixture(scope="module")
-def running_postfix():
-    with Postfix() as server:
-        yield server
-
-
-@pytest.fixture
-def postfix(running_postfix):
-    """The server, with an empty mailbox."""
-    for path in (running_postfix.directory / "mail").glob("box/new/*"):
-        path.unlink()
-    return running_postfix
-
-
 @pytest.fixture
 def daemon(tmp_path, postfix):
     """A daemon that knows the login, not yet started."""

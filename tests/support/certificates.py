@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import warnings
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
@@ -74,7 +75,9 @@ def outdated_tls_context(version: ssl.TLSVersion) -> ssl.SSLContext:
     context = _server_context()
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.maximum_version = version
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.maximum_version = version
     return context
 
 

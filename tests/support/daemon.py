@@ -54,12 +54,19 @@ def run_script(
 class MaildropDaemon:
     """A daemon with a home of its own in ``directory``, which looks at its spool five times a second.
 
-    As a context manager it runs and is always stopped. ``values`` are keys of its config file. ``account`` starts and stops
-    it, with ``scripts``.
+    As a context manager it runs and is always stopped. ``values`` are keys of its config file, ``template`` is the text of
+    another one than the shipped. ``account`` starts and stops it, with ``scripts``.
     """
 
     def __init__(
-        self, directory: Path, relay_port: int, *, account: Account | None = None, scripts: Path = SCRIPTS, **values: object
+        self,
+        directory: Path,
+        relay_port: int,
+        template: str | None = None,
+        *,
+        account: Account | None = None,
+        scripts: Path = SCRIPTS,
+        **values: object,
     ):
         self.directory = directory
         self._account = account
@@ -73,6 +80,7 @@ class MaildropDaemon:
         self.stderr_file = directory / "stderr"
         self._started: set[int] = set()
         self._untold: set[str] = set()    # mails added of which the log has not been seen to tell
+        self._template = template
         self._values: dict[str, object] = {
             "PYTHON": sys.executable,
             "MAILDROP_HOME": self.home,
@@ -85,15 +93,16 @@ class MaildropDaemon:
     def configure(self, **values: object) -> None:
         """Change keys of the config file. A daemon that runs does not notice before SIGHUP."""
         self._values |= values
-        write_config(self.config, **self._values)
+        write_config(self.config, self._template, **self._values)
 
     # -- running it --
 
-    def start(self) -> None:
-        """Start it detached, as an administrator does. Raises AssertionError if it does not start."""
+    def start(self) -> str:
+        """Start it detached, as an administrator does; what it said. Raises AssertionError if it does not start."""
         result = self.try_start()
         assert result.returncode == 0, result.stderr
         self._started.add(self.pid)
+        return result.stdout + result.stderr
 
     def try_start(self) -> subprocess.CompletedProcess[str]:
         return run_script("start_maildrop", self.config, account=self._account, scripts=self._scripts)
@@ -176,6 +185,10 @@ class MaildropDaemon:
 
     def wait_until(self, condition: Callable[[], Any]) -> None:
         wait_until(condition, told=lambda: f"waiting: {self.waiting()}\nlog:\n{self.read_log()}")
+
+    def outages(self) -> list[str]:
+        """The lines of the log with which an outage begins."""
+        return [line for line in self.read_log().splitlines() if line.startswith("!!!!!")]
 
     def wait_for_log(self, text: str) -> None:
         self.wait_until(lambda: text in self.read_log())

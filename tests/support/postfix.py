@@ -7,12 +7,13 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.certificates import authority
+from support.certificates import BAD, certificate, write_authority
 from support.daemon import wait_until
-from support.ports import free_port
+from support.ports import free_ports
 from support.requires import find_command, requires_command, requires_root
 
 DOMAINS = ("example.org", "example.com")
@@ -47,7 +48,9 @@ local_header_rewrite_clients =
 
 smtpd_tls_security_level = may
 smtpd_tls_auth_only = yes
-smtpd_tls_chain_files = {directory}/etc/server.pem
+smtpd_tls_chain_files = {directory}/etc/good.pem
+smtpd_tls_CAfile = {directory}/etc/ca.pem
+smtpd_tls_loglevel = 1
 
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_path = smtpd
@@ -66,7 +69,7 @@ virtual_transport = virtual
 
 # service type private unpriv chroot wakeup maxproc command
 _MASTER_CF = """\
-127.0.0.1:{port} inet n - n - - smtpd
+{services}
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -82,6 +85,16 @@ scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
 """
 
+_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
+# What main.cf says otherwise for some ports
+_SERVICES = {
+    "good": [],
+    **{kind: [f"smtpd_tls_chain_files={{directory}}/etc/{kind.replace(' ', '-')}.pem"] for kind in BAD},
+    **{mechanism: [f"smtpd_sasl_mechanism_filter={mechanism.lower()}"] for mechanism in _MECHANISMS},
+    "client certificate": ["smtpd_tls_security_level=encrypt", "smtpd_tls_req_ccert=yes"],
+    "no TLS": ["smtpd_tls_security_level=none", "smtpd_tls_auth_only=no"],
+}
+
 _MAILBOXES = "!/^unknown/ box/\n"
 
 _SASL_CONF = """\
@@ -93,10 +106,14 @@ mech_list: PLAIN LOGIN CRAM-MD5 DIGEST-MD5
 
 
 class Postfix:
-    """Listens on a free port of 127.0.0.1, as a context manager.
+    """Listens on free ports of 127.0.0.1, as a context manager.
 
     It offers STARTTLS, and after that AUTH, without which it accepts no mail. Mail for DOMAINS goes to one Maildir,
     but addresses that begin with "unknown" are refused.
+
+    ``ports``: by what is otherwise there, and whether it is TLS from the first byte. "good" is as said above, the names
+    of bad certificates show one of those, those of mechanisms take no other one, "client certificate" demands one, and
+    "no TLS" has none and takes a login without it.
     """
 
     def __init__(self, login: str = "zope", password: str = "let me in"):
@@ -104,7 +121,10 @@ class Postfix:
         requires_root()
         self.login = login
         self.password = password
-        self.port = free_port()
+        offers = [(service, implicit_tls) for service in _SERVICES for implicit_tls in (False, True)]
+        offers.remove(("no TLS", True))
+        self.ports = dict(zip(offers, free_ports(len(offers)), strict=True))
+        self.port = self.ports["good", False]
 
     def __enter__(self) -> Postfix:
         # Not pytest's temporary directory: Postfix's account cannot go there, and names of sockets have to be short.
@@ -133,6 +153,12 @@ class Postfix:
         """The mails in the Maildir as they are on disk, in no certain order."""
         return [path.read_bytes() for path in (self.directory / "mail" / "box" / "new").glob("*")]
 
+    def forget(self) -> None:
+        """Empty the Maildir and the log."""
+        for path in (self.directory / "mail" / "box" / "new").glob("*"):
+            path.unlink()
+        (self.directory / "log").write_bytes(b"")    # postlogd opens it anew for each line
+
     def read_log(self) -> str:
         """What Postfix has logged, and printed before it could log."""
         logs = (self.directory / "log", self.directory / "output")
@@ -155,20 +181,27 @@ class Postfix:
             "directory": self.directory,
             "domains": ", ".join(DOMAINS),
             "gid": mailbox_user.pw_gid,
-            "port": self.port,
             "realm": _REALM,
             "uid": mailbox_user.pw_uid,
         }
+        values["services"] = "\n".join(self._services())
         (self._etc / "main.cf").write_text(_MAIN_CF.format(**values))
         (self._etc / "master.cf").write_text(_MASTER_CF.format(**values))
         (self._etc / "mailboxes").write_text(_MAILBOXES)
         (self._etc / "sasl" / "smtpd.conf").write_text(_SASL_CONF.format(**values))
-        authority().issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
-            str(self._etc / "server.pem")
-        )
+        write_authority(self._etc)
+        for kind in ("good", *BAD):
+            path = self._etc / f"{kind.replace(' ', '-')}.pem"
+            certificate(kind).private_key_and_cert_chain_pem.write_to_path(str(path))
         passwords = self._etc / "sasldb2"
         self._command("saslpasswd2", "-p", "-c", "-f", passwords, "-u", _REALM, self.login, given=self.password)
         shutil.chown(passwords, "postfix")
+
+    def _services(self) -> Iterator[str]:
+        for (service, implicit_tls), port in self.ports.items():
+            changed = [*_SERVICES[service], *(["smtpd_tls_wrappermode=yes"] if implicit_tls else [])]
+            options = "".join(f" -o {setting.format(directory=self.directory)}" for setting in changed)
+            yield f"127.0.0.1:{port} inet n - n - - smtpd{options}"
 
     def _run_in_foreground(self) -> subprocess.Popen[bytes]:
         with (self.directory / "output").open("wb") as output:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 
 import pytest
 
@@ -23,6 +24,17 @@ def requires_root() -> None:
     """Skip the test unless it runs as root."""
     if os.geteuid() != 0:
         skip_unless_ci("only root can do this")
+
+
+def requires_own_address() -> str:
+    """An address of this machine that is no loopback address; skip the test if it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))    # nothing is sent; it only tells what would be
+            return sock.getsockname()[0]
+        except OSError:
+            skip_unless_ci("this machine is on no network")
+            raise
 
 
 def skip_unless_ci(reason: str) -> None:

@@ -66,8 +66,8 @@ class ScriptedRelay:
     mail right after its final good reply.
 
     ``answer`` is called with the dialogue, the step and the good reply before that goes out, and may wait: what it
-    returns is said instead, and None hangs up; bytes go out as they are. Its steps are those of a fault but "handshake",
-    and in a login "challenge" and "login". ``delay_s``: each reply waits for a time of chance up to this.
+    returns is said instead, and None hangs up; bytes go out as they are. Its steps are those of a fault without the
+    "handshake", and in a login "challenge" and "login". ``delay_s``: each reply waits for a time of chance up to this.
 
     ``tls``: STARTTLS is offered, or with ``implicit_tls`` there is nothing but TLS. ``tls_context``, ``login`` and
     ``mechanisms`` may be changed at any time. For XOAUTH2 and OAUTHBEARER, the password in ``login`` is the token.
@@ -91,6 +91,7 @@ class ScriptedRelay:
         self.commands: list[bytes] = []    # each line as it came, without its CRLF
         self.in_clear = bytearray()    # all that came without TLS, but for contents
         self.logins: list[str] = []    # the mechanism of each attempt
+        self.responses: list[str] = []    # to challenges, in base64
         self.handshakes = 0    # that came to their end
         self.fired: Counter[tuple[str, str]] = Counter()    # how often which fault happened
         self.sessions = 0
@@ -288,7 +289,7 @@ class _Dialogue:
             self.logged_in = self.knows(mechanism.upper(), response)
             said = self.say("login", "235 2.7.0 welcome" if self.logged_in else "535 5.7.8 wrong")
             while said.startswith("334"):
-                self.read_line()
+                self.read_response()
                 said = self.say("login", said)
         except _Cancelled:
             self.logged_in = False
@@ -312,7 +313,7 @@ class _Dialogue:
         else:    # OAUTHBEARER, RFC 7628 3.1
             name, *pairs = given.rstrip(b"\1").split(b"\1")
             is_right = name in (b"n,a=%s," % user, b"n,,") and b"auth=Bearer " + secret in pairs
-        if not is_right:    # RFC 7628 3.2.2: what is wrong stands in a challenge, which wants a response without content
+        if not is_right:    # RFC 7628 3.2.2: what is wrong stands in a challenge, which wants an empty response
             self.ask(b'{"status":"invalid_token","schemes":"bearer","scope":"mail"}')
         return is_right
 
@@ -320,7 +321,11 @@ class _Dialogue:
         """The response to a challenge. Raises _Cancelled where none was made, or the other side wants no more."""
         if not self.say("challenge", f"334 {base64.b64encode(question).decode()}").startswith("334"):
             raise _Cancelled
+        return self.read_response()
+
+    def read_response(self) -> str:
         response = self.read_line().decode("latin-1")
+        self.relay.responses.append(response)
         if response == "*":    # RFC 4954 4
             self.send(b"501 5.5.2 cancelled\r\n")
             raise _Cancelled
