@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Sequence
 
+from maildrop import sasl
 from maildrop.settings import Settings, SettingsError
 
 _LONGEST = 64 * 1024    # bytes; tokens have a few thousand
+_TELLING = 12    # so many bytes of a secret are not there by chance; what is cut off behind them is caught too
 
 
 class PasswordUnavailable(Exception):
@@ -27,6 +29,7 @@ class Credentials:
         self._lock = threading.Lock()
         self._printed: str | None = None    # by the command, and not refused since
         self._has_worked = False    # that
+        self._secrets: tuple[bytes, ...] = ()    # how all that must not be repeated begins
 
     @property
     def are_given(self) -> bool:
@@ -35,6 +38,11 @@ class Credentials:
 
     def password(self) -> str:
         """The password as it is now: a file is read each time, a command is run once. Raises PasswordUnavailable."""
+        password = self._password()
+        self._secrets = tuple(form.encode()[:_TELLING] for form in sasl.forms(self.settings.login, password))
+        return password
+
+    def _password(self) -> str:
         if self.settings.password_file:
             return self._read_file()
         if not self.settings.password_command:
@@ -44,6 +52,14 @@ class Credentials:
                 self._printed = _run(self.settings.password_command, self.settings.timeout_s)
                 self._has_worked = False
             return self._printed
+
+    def concealed(self, said: bytes) -> bytes:
+        """What a relay said, up to where it repeats what only we and it should know."""
+        for secret in self._secrets:
+            said, repeats, _ = said.partition(secret)
+            if repeats:
+                said += b"******"
+        return said
 
     def accepted(self, password: str) -> None:
         """The relay has taken this one."""

@@ -25,7 +25,6 @@ from maildrop.wire import wire_format
 
 _QUIT_TIMEOUT_S = 5.0
 _LONGEST_REPLY = 2000    # characters of one that are kept
-_TELLING = 12    # so many characters of a secret are not there by chance; what is cut off behind them is caught too
 
 
 class RelayUnavailable(Exception):
@@ -64,17 +63,19 @@ class SessionLost(Exception):
 class _Client(smtplib.SMTP):
     """smtplib's client with replies that have a limit: of time for the whole of one, of length, and of lines.
 
-    smtplib waits anew for each byte, so that a relay which drips them could hold it for ever.
+    smtplib waits anew for each byte, so that a relay which drips them could hold it for ever. What a reply repeats of
+    the login is concealed here, where all replies come in.
     """
 
     _LONGEST_LINE = 4096    # bytes with the line's end; RFC 5321 4.5.3.1.5 allows 512
     _MOST_LINES = 500
 
-    def __init__(self, host: str, port: int, local_hostname: str, timeout_s: float, tls: ssl.SSLContext | None):
+    def __init__(self, host: str, settings: Settings, credentials: Credentials, tls: ssl.SSLContext | None):
         """``tls``: speak it from the first byte."""
         self._received = b""
+        self._credentials = credentials
         self._tls = tls
-        super().__init__(host, port, local_hostname, timeout_s)
+        super().__init__(host, settings.smtp_port, settings.helo or own_name(), settings.timeout_s)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         sock = super()._get_socket(host, port, timeout)    # type: ignore[misc]
@@ -94,8 +95,8 @@ class _Client(smtplib.SMTP):
             line, self._received = self._received[:end].rstrip(b"\r"), self._received[end + 1 :]
             code, separator = line[:3], line[3:4]
             if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and separator in (b"", b" ", b"-")):
-                raise smtplib.SMTPServerDisconnected(f"no SMTP reply: {printable(line[:200])}")
-            lines.append(line[4:].strip())
+                raise smtplib.SMTPServerDisconnected(f"no SMTP reply: {self._quoted(line)}")
+            lines.append(self._credentials.concealed(line[4:].strip()))
             if separator != b"-":
                 return int(code), b"\n".join(lines)
         raise smtplib.SMTPServerDisconnected("a reply without end")
@@ -125,7 +126,10 @@ class _Client(smtplib.SMTP):
                 if not self._received:
                     raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
         if self._received:
-            raise smtplib.SMTPServerDisconnected(f"unexpected: {printable(self._received[:200])}")
+            raise smtplib.SMTPServerDisconnected(f"unexpected: {self._quoted(self._received)}")
+
+    def _quoted(self, raw: bytes) -> str:
+        return printable(self._credentials.concealed(raw)[:200])
 
     def putcmd(self, cmd: str, args: str = "") -> None:
         self.expect_silence()
@@ -172,7 +176,6 @@ class Session:
         """``pipelining``: if settings and relay want it too. Raises RelayUnavailable."""
         self.host = host
         self._credentials = credentials
-        self._secrets: list[str] = []    # how each of them begins
         self._data_timeout_s = settings.data_timeout_s
         self._timeout_s = settings.timeout_s
         self._final_dot_is_out = False
@@ -196,7 +199,7 @@ class Session:
                 context = client_context(settings)
             except SettingsError as error:
                 raise RelayUnavailable("TLS unavailable", str(error)) from error
-        self._smtp = _connect(self.host, settings, context if settings.tls == 3 else None)
+        self._smtp = _connect(self.host, settings, self._credentials, context if settings.tls == 3 else None)
         try:
             self._ehlo()
             if context and settings.tls < 3:
@@ -223,7 +226,7 @@ class Session:
         except (smtplib.SMTPException, OSError, ValueError) as error:
             raise RelayUnavailable("TLS unavailable", _reason(error)) from error
         if code != 220:
-            raise RelayUnavailable("TLS unavailable", f"{code} {printable(text)}")
+            raise RelayUnavailable("TLS unavailable", f"{code} {_kept(text)}")
         self._ehlo()
 
     def _login(self, settings: Settings) -> None:
@@ -235,7 +238,6 @@ class Session:
             password = self._credentials.password()
         except (OSError, PasswordUnavailable) as error:
             raise RelayUnavailable("Authentication unavailable", _reason(error)) from error
-        self._secrets = [printable(secret)[:_TELLING] for secret in sasl.forms(settings.login, password)]
         try:
             if settings.auth:
                 code, text = self._login_by_token(settings, password)
@@ -247,15 +249,15 @@ class Session:
             raise RelayUnavailable("Authentication failed", "login and password have to be ASCII") from None
         except smtplib.SMTPResponseException as error:
             kind = _OldPassword if self._credentials.refused(password) else RelayUnavailable
-            raise kind("Authentication failed", self._concealed(_reason(error))) from None
+            raise kind("Authentication failed", _reason(error)) from None
         except smtplib.SMTPServerDisconnected as error:
-            raise RelayUnavailable("Connection error", self._concealed(_reason(error))) from None
+            raise RelayUnavailable("Connection error", _reason(error)) from None
         except smtplib.SMTPException as error:    # no mechanism in common
-            raise RelayUnavailable("Authentication unavailable", self._concealed(_reason(error))) from None
+            raise RelayUnavailable("Authentication unavailable", _reason(error)) from None
         except OSError as error:
-            raise RelayUnavailable("Connection error", self._concealed(_reason(error))) from None
+            raise RelayUnavailable("Connection error", _reason(error)) from None
         except ValueError as error:    # a challenge that is none, a digest that this machine does not allow
-            raise RelayUnavailable("Authentication failed", self._concealed(_reason(error))) from None
+            raise RelayUnavailable("Authentication failed", _reason(error)) from None
         self._credentials.accepted(password)
 
     def _login_by_token(self, settings: Settings, token: str) -> tuple[int, bytes]:
@@ -264,14 +266,6 @@ class Session:
             raise smtplib.SMTPException(f"the relay does not offer {mechanism}")
         said = sasl.MECHANISMS[settings.auth](settings.login, token, self.host, settings.smtp_port)
         return self._smtp.auth(mechanism, said)
-
-    def _concealed(self, text: str) -> str:
-        """``text`` up to where it repeats what only we and the relay should know."""
-        for secret in self._secrets:
-            text, repeats, _ = text.partition(secret)
-            if repeats:
-                text += "******"
-        return text
 
     # -- a mail --
 
@@ -469,16 +463,15 @@ class Session:
             raise SessionLost(_reason(error)) from error
 
     def _reply(self, verb: str) -> Reply:
-        code, raw = self._smtp.getreply()
-        text = printable(raw)[:_LONGEST_REPLY]
-        return Reply(verb, code, self._concealed(text) if self._secrets else text)
+        code, text = self._smtp.getreply()
+        return Reply(verb, code, _kept(text))
 
 
-def _connect(host: str, settings: Settings, tls: ssl.SSLContext | None) -> _Client:
+def _connect(host: str, settings: Settings, credentials: Credentials, tls: ssl.SSLContext | None) -> _Client:
     """``tls``: speak it from the first byte. Raises RelayUnavailable."""
     where = f"{host}:{settings.smtp_port}"
     try:
-        smtp = _Client(host, settings.smtp_port, settings.helo or own_name(), settings.timeout_s, tls)
+        smtp = _Client(host, settings, credentials, tls)
         smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)    # type: ignore[union-attr]
         return smtp
     except (smtplib.SMTPException, OSError, ValueError) as error:
@@ -506,7 +499,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the relay's certificate is not accepted: {printable(error.verify_message)}"
     if isinstance(error, smtplib.SMTPResponseException):
-        return f"{error.smtp_code} {printable(error.smtp_error)}"
+        return f"{error.smtp_code} {_kept(error.smtp_error)}"
     if isinstance(error, TimeoutError):
         return "timed out"
-    return printable(str(error)) or type(error).__name__
+    return _kept(str(error)) or type(error).__name__
+
+
+def _kept(text: bytes | str) -> str:
+    return printable(text)[:_LONGEST_REPLY]
