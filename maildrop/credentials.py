@@ -30,6 +30,7 @@ class Credentials:
         self._printed: str | None = None    # by the command, and not refused since
         self._has_worked = False    # that
         self._secrets: tuple[bytes, ...] = ()    # how all that must not be repeated begins
+        self._command = _Command(settings.password_command, settings.timeout_s)
 
     @property
     def are_given(self) -> bool:
@@ -39,7 +40,8 @@ class Credentials:
     def password(self) -> str:
         """The password as it is now: a file is read each time, a command is run once. Raises PasswordUnavailable."""
         password = self._password()
-        self._secrets = tuple(form.encode()[:_TELLING] for form in sasl.forms(self.settings.login, password))
+        forms = sasl.forms(self.settings.login, password)
+        self._secrets = tuple(form.encode("utf-8", "replace")[:_TELLING] for form in forms)
         return password
 
     def _password(self) -> str:
@@ -49,7 +51,7 @@ class Credentials:
             return self.settings.password
         with self._lock:
             if self._printed is None:
-                self._printed = _run(self.settings.password_command, self.settings.timeout_s)
+                self._printed = self._command.run()
                 self._has_worked = False
             return self._printed
 
@@ -73,6 +75,10 @@ class Credentials:
                 return bool(self.settings.password_command)
             self._printed = None
             return self._has_worked
+
+    def cut(self) -> None:
+        """End the command if it runs, and do not run it again: nobody waits for it any more. From another thread."""
+        self._command.cut()
 
     def check(self) -> None:
         """Raises SettingsError where the file cannot be read or the command does not exist."""
@@ -107,38 +113,84 @@ def _one_line(raw: bytes, source: str) -> str:
     return text
 
 
-def _run(command: Sequence[str], timeout_s: float) -> str:
-    """What the command prints. Nothing of it, nor of its errors, is told to anybody: it may hold the secret."""
-    deadline = time.monotonic() + timeout_s
-    reading, writing = os.pipe()
-    try:
+class _Command:
+    """The command that prints the password. One thread at a time runs it."""
+
+    def __init__(self, words: Sequence[str], timeout_s: float):
+        self._words = words
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()    # held while a process begins or is collected
+        self._pid: int | None = None    # of the one that runs
+        self._was_cut = False
+
+    def run(self) -> str:
+        """What it prints. Nothing of it, nor of its errors, is told to anybody: it may hold the secret."""
+        deadline = time.monotonic() + self._timeout_s
+        reading, writing = os.pipe()
         try:
-            # Not subprocess, which would hand on the signals that the daemon blocks: nobody could end what the command starts
-            pid = os.posix_spawnp(
-                command[0],
-                command,
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writing, 1)],
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),    # which Python ignores
-            )
-        except OSError as error:
-            raise PasswordUnavailable(f"MAILDROP_PASSWORD_COMMAND: {command[0]}: {error.strerror}") from None
+            try:
+                self._start(writing)
+            finally:
+                os.close(writing)
+            try:
+                printed = _read(reading, deadline)
+                status = self._wait(deadline)
+            finally:
+                self._end()
         finally:
-            os.close(writing)
-        try:
-            printed = _read(reading, deadline)
-            status = _wait(pid, deadline)
-        except PasswordUnavailable:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-    finally:
-        os.close(reading)
-    if status:
-        raise PasswordUnavailable(f"MAILDROP_PASSWORD_COMMAND: ended with status {status}")
-    return _one_line(printed, "MAILDROP_PASSWORD_COMMAND")
+            os.close(reading)
+        if status:
+            raise PasswordUnavailable(f"MAILDROP_PASSWORD_COMMAND: ended with status {status}")
+        return _one_line(printed, "MAILDROP_PASSWORD_COMMAND")
+
+    def cut(self) -> None:
+        with self._lock:
+            self._was_cut = True
+            if self._pid:
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def _start(self, output: int) -> None:
+        """Raises PasswordUnavailable."""
+        with self._lock:
+            if self._was_cut:
+                raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: the daemon is about to end")
+            try:
+                # Not subprocess, which would hand on the signals that the daemon blocks: nobody could end what this starts
+                self._pid = os.posix_spawnp(
+                    self._words[0],
+                    self._words,
+                    os.environ,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, output, 1),
+                    ],
+                    setpgroup=0,
+                    setsigmask=(),
+                    setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),    # which Python ignores
+                )
+            except OSError as error:
+                raise PasswordUnavailable(f"MAILDROP_PASSWORD_COMMAND: {self._words[0]}: {error.strerror}") from None
+
+    def _wait(self, deadline: float) -> int:
+        """The exit status, once the process has ended; negative for a signal. Raises PasswordUnavailable."""
+        while True:
+            with self._lock:
+                assert self._pid
+                ended, status = os.waitpid(self._pid, os.WNOHANG)
+                if ended:
+                    self._pid = None
+                    return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= deadline:
+                raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: has not ended within MAILDROP_TIMEOUT")
+            time.sleep(0.01)
+
+    def _end(self) -> None:
+        """Kill what still runs."""
+        with self._lock:
+            if self._pid:
+                os.killpg(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+                self._pid = None
 
 
 def _read(pipe: int, deadline: float) -> bytes:
@@ -152,14 +204,3 @@ def _read(pipe: int, deadline: float) -> bytes:
             return printed
         printed += more
     raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: has to print one line")
-
-
-def _wait(pid: int, deadline: float) -> int:
-    """The exit status, once the process has ended; negative for a signal. Raises PasswordUnavailable."""
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= deadline:
-            raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: has not ended within MAILDROP_TIMEOUT")
-        time.sleep(0.01)

@@ -71,6 +71,7 @@ class Delivery:
         """Begin no new mail, and break off those under way unless their end is already out. From another thread."""
         self.stopping.set()
         self._wake.ring()
+        self._credentials.cut()
         if crew := self._crew:
             crew.cut()
 

@@ -5,8 +5,10 @@ import os
 import shlex
 import signal
 import sys
+import threading
 
 import pytest
+from support.daemon import wait_until
 
 from maildrop import settings
 from maildrop.credentials import Credentials, PasswordUnavailable
@@ -143,7 +145,30 @@ def test_a_command_that_hangs_is_killed_with_all_it_has_started(script, tmp_path
     note = f"import os; open({str(pids)!r}, 'w').write(str(os.getpgrp())); "
     with pytest.raises(PasswordUnavailable, match="has not ended within MAILDROP_TIMEOUT"):
         by_command(note + script, timeout_s=1.0).password()
-    assert not processes_of_group(int(pids.read_text()))
+    group = int(pids.read_text())
+    wait_until(lambda: not processes_of_group(group))    # those that the command left behind are killed, not waited for
+
+
+def test_a_command_is_ended_when_nobody_waits_for_it_any_more_and_not_begun_again(tmp_path):
+    runs = tmp_path / "runs"
+    found = by_command(f"import time; open({str(runs)!r}, 'a').write('x'); time.sleep(600)", timeout_s=600.0)
+    failures = []
+
+    def ask():
+        try:
+            found.password()
+        except PasswordUnavailable as error:
+            failures.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    wait_until(runs.exists)
+    found.cut()
+    asking.join(20)
+    assert len(failures) == 1
+    with pytest.raises(PasswordUnavailable):
+        found.password()
+    assert runs.read_text() == "x"
 
 
 def processes_of_group(group):
