@@ -81,6 +81,14 @@ def outdated_tls_context(version: ssl.TLSVersion) -> ssl.SSLContext:
     return context
 
 
+def demanding_tls_context() -> ssl.SSLContext:
+    """How a relay speaks TLS that wants a certificate of the authority's from the other side. Its own is good."""
+    context = _server_context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority().configure_trust(context)
+    return context
+
+
 def write_authority(directory: Path, name: str = "ca.pem") -> Path:
     """The file that MAILDROP_TLS_CAFILE names."""
     path = directory / name
