@@ -115,6 +115,7 @@ class Delivery:
                     break
                 woken = self._wake.wait(self._patience_s())
                 self._recorder.flush_if_due()
+                closer.close_waiting()
         finally:
             self._backlog.close()
             while len(crew):    # where the loop was left by an error
