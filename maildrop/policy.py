@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Outcome(Enum):
@@ -14,8 +14,7 @@ class Outcome(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What the relay answered to ``command``; ``text`` is printable, on one line, with the enhanced status if it has one.
 
     A ``code`` of 0 says that there was no reply: the session broke, or the relay sent what is none.

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 
 from maildrop import sasl
 from maildrop.credentials import Credentials, PasswordUnavailable
@@ -92,13 +92,14 @@ class _Client(smtplib.SMTP):
             while (end := self._received.find(b"\n", 0, self._LONGEST_LINE)) < 0:
                 deadline = deadline or time.monotonic() + self.timeout
                 self._receive(deadline)
-            line, self._received = self._received[:end].rstrip(b"\r"), self._received[end + 1 :]
-            code, separator = line[:3], line[3:4]
-            if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and separator in (b"", b" ", b"-")):
+            line, self._received = self._received[:end], self._received[end + 1 :]
+            parsed = _parse_line(line)
+            if parsed is None:
                 raise smtplib.SMTPServerDisconnected(f"no SMTP reply: {self._quoted(line)}")
-            lines.append(self._credentials.concealed(line[4:].strip()))
-            if separator != b"-":
-                return int(code), b"\n".join(lines)
+            code, goes_on, text = parsed
+            lines.append(self._credentials.concealed(text))
+            if not goes_on:
+                return code, b"\n".join(lines)
         raise smtplib.SMTPServerDisconnected("a reply without end")
 
     def _receive(self, deadline: float) -> None:
@@ -121,10 +122,12 @@ class _Client(smtplib.SMTP):
             raise smtplib.SMTPServerDisconnected("Connection closed")
         if not self._received:
             self.sock.settimeout(0)
-            with suppress(BlockingIOError, ssl.SSLWantReadError):
+            try:
                 self._received = self.sock.recv(8192)
-                if not self._received:
-                    raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return
+            if not self._received:
+                raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
         if self._received:
             raise smtplib.SMTPServerDisconnected(f"unexpected: {self._quoted(self._received)}")
 
@@ -159,6 +162,16 @@ class _Client(smtplib.SMTP):
             return True
         address = ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])    # type: ignore[union-attr]
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@lru_cache(maxsize=32)    # a relay says the same again and again
+def _parse_line(line: bytes) -> tuple[int, bool, bytes] | None:
+    """Code and text of a reply's line, and whether there is one more; None if it is no such line."""
+    line = line.rstrip(b"\r")
+    code, separator = line[:3], line[3:4]
+    if not (len(code) == 3 and code.isdigit() and b"2" <= code[:1] <= b"5" and separator in (b"", b" ", b"-")):
+        return None
+    return int(code), separator == b"-", line[4:].strip()
 
 
 class Session:
@@ -464,7 +477,12 @@ class Session:
 
     def _reply(self, verb: str) -> Reply:
         code, text = self._smtp.getreply()
-        return Reply(verb, code, _kept(text))
+        return _reply_of(verb, code, text)
+
+
+@lru_cache(maxsize=32)    # a relay says the same again and again
+def _reply_of(verb: str, code: int, text: bytes) -> Reply:
+    return Reply(verb, code, _kept(text))
 
 
 def _connect(host: str, settings: Settings, credentials: Credentials, tls: ssl.SSLContext | None) -> _Client:
