@@ -159,7 +159,8 @@ def _addresses(text: str) -> Iterator[tuple[str, str]]:
             entry.in_angle = False
         else:
             entry.add(token[0], verbatim=token["quoted"] is not None)
-    yield from entry.found(text, position)
+    if entry.begin < position:
+        yield from entry.found(text, position)
 
 
 class _Entry:

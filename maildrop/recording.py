@@ -219,10 +219,11 @@ class Recorder:
         """One line for each outcome."""
         name = attempt.mail.name
         seconds = time.monotonic() - attempt.started
-        groups: dict[tuple[Outcome, Reply], list[str]] = {}
+        groups: dict[Reply, list[str]] = {}
         for recipient, reply in attempt.replies.items():
-            groups.setdefault((policy.outcome_of(reply), reply), []).append(recipient)
-        for (outcome, reply), recipients in groups.items():
+            groups.setdefault(reply, []).append(recipient)
+        for reply, recipients in groups.items():
+            outcome = policy.outcome_of(reply)
             if outcome is Outcome.DELIVERED:
                 told_id = f"id={attempt.message_id} " if attempt.message_id else ""
                 self._log.delivered(recipients, f'{name} {told_id}reply="{reply}" {seconds:.3f}s')

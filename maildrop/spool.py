@@ -263,8 +263,10 @@ def _write_and_close(descriptor: int, parts: list[bytes]) -> None:
 
 
 def _unlink(path: Path | str) -> None:
-    with suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _format_envelope(lines: Iterable[tuple[str, str]], content_begins: bytes) -> bytes:
