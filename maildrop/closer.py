@@ -1,7 +1,7 @@
 """Closing the files of mails that are over, many at a time and in a thread of its own.
 
-When the last handle of a removed file is closed, the disk takes its space back, which takes longer than anything else that
-is done for a small mail. Nobody has to wait for that, nor be woken for each of them.
+When the last handle of a removed file is closed, the disk takes its space back, which takes longer than anything else
+that is done for a small mail. Nobody has to wait for that, nor be woken for each of them.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ class Closer:
 
 
 def _pack(mails: list[SpooledMail]) -> socket.socket | None:
-    """A socket on whose way to us is one more handle of each file: one call closes them all. None if that is not possible.
+    """A socket to which one more handle of each file is on its way: one call closes it and them all.
 
     A thread that makes a call for each has to get the interpreter back after each, which holds up the others.
+    None where handles cannot be sent.
     """
     with suppress(OSError):
         sender, lot = socket.socketpair()

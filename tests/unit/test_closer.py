@@ -67,11 +67,13 @@ def test_that_their_thread_has_the_last_handles(closer, spool_directory, monkeyp
     may_go_on = threading.Event()
     run = Closer._run
     monkeypatch.setattr(Closer, "_run", lambda self: may_go_on.wait() and run(self))
-    for mail in claim_all(paths):
-        closer.close(mail)
-    assert mail.stream.closed
-    assert all(map(is_claimed, paths))
-    may_go_on.set()
+    try:
+        for mail in claim_all(paths):
+            closer.close(mail)
+        assert mail.stream.closed
+        assert all(map(is_claimed, paths))
+    finally:
+        may_go_on.set()
     closer.finish()
     assert not any(map(is_claimed, paths))
 

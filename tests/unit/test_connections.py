@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import os
 import re
 import threading
@@ -487,6 +488,42 @@ def test_mails_whose_reply_does_not_come_do_not_keep_later_ones_from_being_sent(
         site.end(under_way)
     assert len(relay.accepted) == len(set(subjects(relay))) == 11 + hanging
     assert site.waiting() == []
+
+
+def test_the_file_of_a_mail_that_has_left_is_closed_while_another_one_hangs(relay, make_site, tmp_path):
+    release = threading.Event()
+    hanging = threading.Event()
+
+    def answer(dialogue, step, good):
+        if step == "final" and dialogue.sender == "hang@example.org":
+            hanging.set()
+            assert release.wait(PATIENCE_S)
+        return good
+
+    def is_open():
+        with kept.open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    relay.answer = answer
+    site = make_site()
+    site.add("hanging", sender="hang@example.org")
+    kept = tmp_path / "kept"
+    under_way = site.begin_pass()
+    try:
+        assert hanging.wait(PATIENCE_S)
+        path = site.add("later")
+        os.link(path, kept)
+        announce(site.spool, [path.name])
+        wait_until(lambda: len(relay.accepted) == 1 and not path.exists(), told=site.log)
+        wait_until(lambda: not is_open(), told=site.log)
+        assert under_way.is_alive()
+    finally:
+        release.set()
+        site.end(under_way)
 
 
 def test_a_mail_that_is_named_again_while_it_is_under_way_is_sent_once(relay, make_site, pipelining):
