@@ -477,7 +477,7 @@ class Session:
 
     def _reply(self, verb: str) -> Reply:
         code, text = self._smtp.getreply()
-        return _reply_of(verb, code, text)
+        return _reply_of(verb, code, text[: 4 * _LONGEST_REPLY])    # a character has four bytes at most
 
 
 @lru_cache(maxsize=32)    # a relay says the same again and again
