@@ -6,7 +6,6 @@ Nothing is changed or sent.
 from __future__ import annotations
 
 import os
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -159,10 +158,8 @@ def _of_relay(host: str, settings: Settings, credentials: Credentials) -> Findin
 
 
 def _told_by(session: Session, credentials: Credentials) -> str:
-    smtp = session._smtp    # the session says of it only what a delivery needs
-    name = (smtp.ehlo_resp or smtp.helo_resp or b"").split(maxsplit=1)[:1]
-    facts = [f"calls itself {name[0].decode('ascii', 'replace')}" if name else "gives no name"]
-    facts.append("TLS" if isinstance(smtp.sock, ssl.SSLSocket) else "no TLS")
+    facts = [f"calls itself {session.relay_name}" if session.relay_name else "gives no name"]
+    facts.append("TLS" if session.is_encrypted else "no TLS")
     if credentials.are_given:
         facts.append("login accepted")
-    return f"{', '.join(facts)}; offers {' '.join(sorted(smtp.esmtp_features)).upper() or 'nothing'}"
+    return f"{', '.join(facts)}; offers {' '.join(session.extensions) or 'nothing'}"

@@ -203,6 +203,21 @@ class Session:
             self._begin(settings)
         self.pipelining = pipelining and settings.pipelining and self._smtp.has_extn("pipelining")
 
+    @property
+    def relay_name(self) -> str:
+        """What the relay called itself; "" if it did not."""
+        words = (self._smtp.ehlo_resp or self._smtp.helo_resp or b"").split(maxsplit=1)
+        return printable(words[0]) if words else ""
+
+    @property
+    def extensions(self) -> list[str]:
+        """The keywords of what the relay offers, sorted (RFC 5321 section 4.1.1.1)."""
+        return sorted(name.upper() for name in self._smtp.esmtp_features)
+
+    @property
+    def is_encrypted(self) -> bool:
+        return isinstance(self._smtp.sock, ssl.SSLSocket)
+
     # -- the beginning --
 
     def _begin(self, settings: Settings) -> None:
@@ -261,7 +276,8 @@ class Session:
         except UnicodeError:
             raise RelayUnavailable("Authentication failed", "login and password have to be ASCII") from None
         except smtplib.SMTPResponseException as error:
-            kind = _OldPassword if self._credentials.refused(password) else RelayUnavailable
+            is_final = error.smtp_code >= 500    # else the relay only cannot tell now (RFC 4954 section 6)
+            kind = _OldPassword if is_final and self._credentials.refused(password) else RelayUnavailable
             raise kind("Authentication failed", _reason(error)) from None
         except smtplib.SMTPServerDisconnected as error:
             raise RelayUnavailable("Connection error", _reason(error)) from None

@@ -21,7 +21,7 @@ class RelayState:
         self._hosts: tuple[str, ...] = ()
         self._plain: set[str] = set()    # hosts that take one command at a time
         self.last_mail_at = -math.inf    # monotonic time
-        self._outage: str | None = None    # what it was called
+        self._outages: set[str] = set()    # what the present one has been called so far
         self.has_heard = False    # whether the relay has taken a mail's sender in this pass
         self._refused: list[Path] = []    # mails whose sender it would not hear of, since it last heard one
         self._in_a_row = 0    # how many of them count
@@ -81,7 +81,8 @@ class RelayState:
             self._blamed.update(self._refused)
             self._refused.clear()
             self._in_a_row = 0
-            is_over, self._outage = self._outage is not None, None
+            is_over = bool(self._outages)
+            self._outages.clear()
         if is_over:
             self._log.outage_ends()
 
@@ -120,11 +121,12 @@ class RelayState:
 
     @property
     def is_out(self) -> bool:
-        return self._outage is not None
+        return bool(self._outages)
 
     def outage_began(self, unavailable: RelayUnavailable) -> None:
         """Told once for each kind of it."""
         with self._lock:
-            is_news, self._outage = self._outage != unavailable.stage, unavailable.stage
+            is_news = unavailable.stage not in self._outages
+            self._outages.add(unavailable.stage)
         if is_news:
             self._log.outage_begins(unavailable.stage, unavailable.reason)
