@@ -18,7 +18,9 @@ itself begins with ``##``. Lines end with LF or CRLF. A file that does not begin
 ============================== ============ ===================================================================
 on disk                        state        what comes next
 ============================== ============ ===================================================================
-``NAME`` and ``NAME.lck``      locked       its writer removes the lock (due), or NAME and then the lock (gone)
+``NAME`` and ``NAME.lck``      locked       its writer removes the lock (due), or NAME and then the lock (gone);
+                                            if the writer has died, Zope does when it starts, or a person
+``NAME.lck``                   locked       its writer makes NAME, or removes the lock
 ``NAME``, mtime in the past    due          a daemon claims and sends it
 ``NAME``, mtime in the future  deferred     due when that time has come
 ``failed/NAME.N``              failed       a person decides
@@ -28,12 +30,16 @@ Steps, and what a crash in the midst of one leaves behind:
 
 * write: create ``NAME.lck``, then ``NAME``, both exclusively. A crash leaves a locked mail, never a half one that is due.
   Our own writers write the mail as ``NAME.lck`` and then give that file a second name, where files can have two.
+  The line ``##Transaction:WRITER TOKEN`` in the lock says whose it is, see ``writers``. A lock without is a stranger's.
 * release: remove ``NAME.lck``; one call. Then the daemons may be told in ``wake/``, see ``wake``.
 * claim: open ``NAME`` and ``flock`` it, then look whether the path still names that file and no lock has appeared. The
   kernel ends the claim when the process dies.
 * set aside, postpone: write a new file in ``tmp/``, complete with mode and mtime, and rename it. A crash leaves a file in
   ``tmp/`` that nobody holds; ``clean`` removes it.
 * remove: unlink ``NAME``; one call.
+* set aside what a dead writer left, where its transaction is not known to have committed: as above, under a name that is
+  always the same for the mail, with ``##Committed:`` in the envelope. Only then NAME goes, and then its lock: whatever
+  crashes in between, the mail is locked until that is done again.
 
 What a step relies on is on the disk before it: a mail and its directory before the lock goes, a copy in ``failed/`` and its
 directory before the mail changes. Removals and renames in the spool itself are flushed by whoever makes many of them, now
@@ -91,9 +97,31 @@ class MalformedMail(ValueError):
 
 # -- names --
 
-_OUR_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{8}")    # and no other digits than these
+_OUR_NAME = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-([0-9a-f]{8})")    # and no other digits than these
 _last_us = 0
 _name_lock = threading.Lock()
+_process_id = ""
+
+
+def _begin_process() -> None:
+    global _process_id, _name_lock
+    _process_id = uuid.uuid4().hex[:8]
+    _name_lock = threading.Lock()    # a thread that is not in the fork may hold the other one
+
+
+_begin_process()
+os.register_at_fork(after_in_child=_begin_process)
+
+
+def process_id() -> str:
+    """What the names that this process makes end with; a fork has one of its own."""
+    return _process_id
+
+
+def process_id_in(name: str) -> str:
+    """The ``process_id`` of who made that name; "" for a name that is not of our making."""
+    found = _OUR_NAME.fullmatch(name)
+    return found[1] if found else ""
 
 
 def new_name() -> str:
@@ -103,7 +131,7 @@ def new_name() -> str:
         _last_us = max(_last_us + 1, time.time_ns() // 1000)
         seconds, microseconds = divmod(_last_us, 1_000_000)
     stamp = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y%m%dT%H%M%S")
-    return f"{stamp}.{microseconds:06}-{uuid.uuid4().hex[:8]}"
+    return f"{stamp}.{microseconds:06}-{_process_id}"
 
 
 def is_our_name(name: str) -> bool:
@@ -159,7 +187,7 @@ class Draft:
         """Give the file its second name: cheaper by far than a second file. False where that is not possible."""
         try:
             os.link(self._lock, self.path)
-        except FileExistsError:    # somebody else's mail
+        except (FileExistsError, FileNotFoundError):    # somebody else's mail; or the lock has gone
             raise
         except OSError:    # a file system where a file has one name; else the copy will fail for the same reason
             return False
@@ -326,6 +354,7 @@ class SpooledMail:
         self.attempts = _parse_count(notes.get("Attempts", ""))
         self.lost_sessions = _parse_count(notes.get("Lost-Sessions", ""))
         self.recipients_text = notes["To"]    # as it stands there
+        self.is_unsettled = "Committed" in notes    # its transaction is not known to have committed, see set_orphan_aside
         self._sender_text = notes.get("From", "")
 
     @property
@@ -508,6 +537,18 @@ def _end_of_header(text: bytes) -> int | None:
     return blank and blank.start()
 
 
+def read_note(path: Path, key: str) -> str:
+    """The value of an envelope line in a file that may be a mail or its lock; "" where it has none, or is no mail.
+
+    Raises OSError where it cannot be read.
+    """
+    try:
+        with _open_regular(path)[0] as stream:
+            return dict(_read_envelope_lines(stream).lines).get(key, "")
+    except (NotAMail, SpoolBusy):
+        return ""
+
+
 def _decode(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
@@ -544,6 +585,12 @@ class TmpMail:
 
     def close(self) -> None:
         self._stream.close()
+
+    def __enter__(self) -> TmpMail:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def drop(self) -> None:
         """It is not needed after all."""
@@ -615,6 +662,25 @@ def set_aside(
     return kept
 
 
+def set_orphan_aside(path: Path, reason: str, is_known: bool) -> Path | None:
+    """Keep a copy of a locked mail in ``failed/``; returns its path, None where there is no such mail.
+
+    It says in ``##Committed:`` that its transaction did not commit (``is_known``), or that nobody knows. The mail itself
+    stays, locked; before it goes, the caller has the copy and its directory on the disk. Raises OSError, NotAMail.
+    """
+    try:
+        stream, _ = _open_regular(path)
+    except SpoolBusy:
+        return None
+    with stream:
+        mail = SpooledMail(path, stream, _read_envelope_lines(stream), durable=False)
+        changes = {"Queued": _format_time(mail.queued_at), "Failed": reason, "Committed": "no" if is_known else "unknown"}
+        kept = failed_path(mail, "0")
+        with _copy(mail, mail.lines_with(changes), time.time()) as copy:
+            os.rename(copy.path, kept)
+    return kept
+
+
 def add_whole(beside: SpooledMail, name: str, sender: str, recipients: str, content: bytes) -> None:
     """Put another mail into the spool of ``beside``, complete and due in one step, unless one of that name is there.
 
@@ -635,7 +701,7 @@ def renew(mail: SpooledMail) -> Path:
 
     A failed mail is cleared first and then moved by one rename: at no time are there two of it.
     """
-    notes = ("Queued", "Attempts", "Last-Reply", "Lost-Sessions", "Failed")
+    notes = ("Queued", "Attempts", "Last-Reply", "Lost-Sessions", "Failed", "Committed")
     lines = [(key, value) for key, value in mail.lines_with({}) if key not in notes]
     copy = _copy(mail, lines, time.time())
     renewed = postpone(mail, copy)

@@ -126,11 +126,19 @@ def test_names_sort_by_the_order_in_which_they_were_asked_for_also_when_the_cloc
 
 def test_two_processes_that_ask_at_the_same_moment_get_two_names(set_clock, monkeypatch):
     set_clock(1000.0)
-    names = set()
-    for _ in range(2):
-        monkeypatch.setattr(spool, "_last_us", 0)
-        names.add(spool.new_name())
-    assert len(names) == 2
+    monkeypatch.setattr(spool, "_last_us", 0)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.write(writing, spool.new_name().encode())
+        finally:
+            os._exit(0)
+    os.wait()
+    forks_name, own_name = os.read(reading, 100).decode(), spool.new_name()
+    os.close(reading)
+    os.close(writing)
+    assert forks_name[:-8] == own_name[:-8] and forks_name != own_name
+    assert spool.process_id_in(own_name) == spool.process_id() != spool.process_id_in(forks_name) != ""
 
 
 def test_a_lock_is_named_after_its_mail():
