@@ -31,6 +31,7 @@ from maildrop.scan import count
 from maildrop.settings import MissingSettings, SettingsError
 from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
+from Products.MaildropHost.recovery import recover
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
 
 LOG = logging.getLogger("MaildropHost")
@@ -92,6 +93,16 @@ def _read_config(path):
 
 _MOST_LOG_BYTES = 16 * 1024 * 1024    # of the daemon's log, held in memory at a time
 _safe_spools = set()    # that no other account can have planted, nor can later
+
+
+def known_spools():
+    """The spools of all config files to choose from, if they are there: {directory: whether MAILDROP_FSYNC is set}."""
+    spools = {}
+    for path in dict.fromkeys(CONFIG_PATHS.values()):
+        settings, _ = _read_config(path)
+        if settings is not None:
+            spools.update((directory, settings.fsync) for directory in settings.spools if directory.is_dir())
+    return spools
 
 
 class _Setting:
@@ -319,6 +330,34 @@ class MaildropHost(MailHost):
         # MailHost's own queue thread plays no part here. (No docstring: not to be called by URL.)
         raise MaildropHostError("The maildrop daemon is started and stopped by its own scripts, see maildrop/bin.")
 
+    # -- what died --
+
+    security.declareProtected(change_configuration, "manage_settleOrphans")
+
+    @postonly
+    def manage_settleOrphans(self, REQUEST=None):
+        """Settle the mails that dead processes left locked in the spool; with REQUEST, show the Edit tab again.
+
+        Returns what became of them otherwise, {sentence: how many}. Raises OSError where the spool cannot be read.
+        """
+        settings = self._settings()
+        databases = list(self._p_jar.db().databases.values())
+        try:
+            done = recover(settings.spools[0], databases, settings.fsync)
+        except OSError as error:
+            if REQUEST is None:
+                raise
+            message, kind = f"Nothing was settled. {error}", "danger"
+        else:
+            done = {outcome.value: number for outcome, number in done.items()}
+            message = "; ".join(f"{number} mails: {sentence}" for sentence, number in done.items())
+            message, kind = message or "No dead process has left a mail locked.", "success"
+        if REQUEST is None:
+            return done
+        REQUEST.set("manage_tabs_message", message)
+        REQUEST.set("manage_tabs_type", kind)
+        return self.manage_main()
+
     # -- sending --
 
     @security.protected(use_mailhost_services)
@@ -433,5 +472,6 @@ class TransactionalEmail(Email):
         """Write the mail, locked. Raises OSError; ValueError where the transaction is already being committed."""
         if self._manager.sealed:    # rolled back, or another transaction's
             self._manager = current_manager()
-        self._manager.add(self._write(Transaction=self._manager.identity))
+        writer = self._manager.enter(Path(self._tempfile).parent, self._mode)
+        self._manager.add(self._write(Transaction=f"{writer} {self._manager.token}"))
         self._forget()

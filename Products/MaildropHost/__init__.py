@@ -20,15 +20,25 @@ _find_daemon_package()
 
 from Products.MaildropHost.MaildropHost import MaildropHost  # noqa: E402
 from Products.MaildropHost.MaildropHost import addMaildropHostForm  # noqa: E402
+from Products.MaildropHost.MaildropHost import known_spools  # noqa: E402
 from Products.MaildropHost.MaildropHost import manage_addMaildropHost  # noqa: E402
 from Products.MaildropHost.MaildropHost import read_product_config  # noqa: E402
+from Products.MaildropHost.recovery import recover_all  # noqa: E402
+
+
+def _recover(event):
+    recover_all(known_spools(), list(event.database.databases.values()))
 
 
 def initialize(context):
-    """Tell Zope about the class."""
+    """Tell Zope about the class, and settle what dead processes left in the spools once it has its databases open."""
+    import zope.component.event  # noqa: F401 - brings events to their handlers
     from AccessControl.Permissions import add_mailhost_objects
+    from zope.component import provideHandler
+    from zope.processlifetime import IDatabaseOpenedWithRoot
 
     read_product_config()
+    provideHandler(_recover, (IDatabaseOpenedWithRoot,))
     context.registerClass(
         MaildropHost,
         permission=add_mailhost_objects,

@@ -2,25 +2,19 @@
 
 import logging
 import os
-import socket
 import threading
-import uuid
-from functools import cache
 
 import transaction
 from transaction.interfaces import IDataManagerSavepoint, ISavepointDataManager
+from ZODB.Connection import Connection
 from zope.interface import implementer
 
-from maildrop.spool import flush_directory
+from maildrop.spool import flush_directory, lock_path
 from maildrop.wake import announce
+from maildrop.writers import Database, Vote, join
+from Products.MaildropHost.history import INFO, last_transaction, place_of
 
 LOG = logging.getLogger("MaildropHost")
-
-
-@cache
-def _writer(pid):
-    """The name of this process among all writers, on every host; a fork gets one of its own."""
-    return f"{socket.gethostname()}-{pid}-{uuid.uuid4().hex[:12]}"
 
 
 class FinishWatch:
@@ -65,14 +59,38 @@ class MailDataManager:
 
     def __init__(self, watch):
         self._watch = watch
+        self._pid = os.getpid()
         self._drafts = []
         self._flushed = 0    # how many of them, from the first on, are on the disk
-        self.identity = f"{_writer(os.getpid())} {os.urandom(16).hex()}"    # goes into the envelope of each mail
-        self.sealed = False    # no more mails: the transaction is over, or about to be
+        self._taken_back = []    # drafts that were rolled back
+        self._writers = {}    # spool -> what this process is there
+        self.token = os.urandom(16).hex()    # goes into the envelope of each mail, and into the database's record
+        self._sealed = False
+        self.is_over = False    # whatever of it is still in a spool is to be released or discarded
+
+    def enter(self, directory, mode):
+        """The name of this process among the writers of that spool. ``mode``: of a mail. Raises OSError."""
+        if directory not in self._writers:
+            self._writers[directory] = join(directory, mode, self.token)
+        return self._writers[directory].name
+
+    def leave(self):
+        """Nothing of the transaction is in a spool any more, locked. Never raises."""
+        for writer in self._writers.values():
+            writer.leave(self.token)
 
     def add(self, draft):
         """The draft is in the spool, locked; what becomes of it is the transaction's."""
         self._drafts.append(draft)
+
+    @property
+    def sealed(self):
+        """Whether it takes no more mails: the transaction is over, or about to be, or another process's."""
+        return self._sealed or self._is_parents()
+
+    def _is_parents(self):
+        # This process was forked off in the middle of the transaction, which is still its parent's.
+        return self._pid != os.getpid()
 
     def sortKey(self):
         # After the databases, whose keys are paths or addresses; before "~sqlalchemy", which commits in its vote.
@@ -83,12 +101,18 @@ class MailDataManager:
 
     def discard_from(self, number):
         """Take back the drafts from that one on; never raises."""
-        _do([draft.discard for draft in self._drafts[number:]])
+        if self._is_parents():
+            return
+        drafts = self._drafts[number:]
         del self._drafts[number:]
         self._flushed = min(self._flushed, number)
+        self._taken_back += drafts
+        _do(self, [draft.discard for draft in drafts])
 
     def _flush(self):
         # All that can fail has to fail by the vote; each directory is flushed once, however many mails there are.
+        if self._is_parents():
+            raise RuntimeError("a fork cannot commit the mails of its parent's transaction")
         drafts, self._flushed = self._drafts[self._flushed :], len(self._drafts)
         if len(drafts) > 1:
             for draft in drafts:
@@ -106,15 +130,32 @@ class MailDataManager:
 
     def tpc_vote(self, txn):
         self._flush()    # what others sent while they committed
-        self.sealed = True
+        self._vote(txn)
+        self._sealed = True
+
+    def _vote(self, txn):
+        durable = {}    # of each spool with mails
+        for draft in self._drafts:
+            directory = draft.path.parent
+            durable[directory] = durable.get(directory, False) or draft.durable
+        if not durable:
+            return
+        others, databases = _who_else(txn)
+        others = others or len(durable) > 1    # each spool's vote is another's doubt
+        for directory, is_durable in durable.items():
+            left = [draft.path for draft in self._taken_back if draft.path.parent == directory]
+            discarded = frozenset(path.name for path in left if os.path.lexists(lock_path(path)))
+            self._writers[directory].vote(Vote(self.token, others, databases, discarded), is_durable)
 
     def tpc_finish(self, txn):
         drafts, self._drafts = self._drafts, []
-        _do([draft.release for draft in drafts])
+        self.is_over = True
+        _do(self, [draft.release for draft in drafts])
 
     def abort(self, txn):    # may come twice, and even after a commit
-        self.sealed = True
+        self._sealed = True
         if not self._watch.finishing:
+            self.is_over = True
             self.discard_from(0)
 
     tpc_abort = abort
@@ -128,6 +169,23 @@ class _Savepoint:
 
     def rollback(self):
         self._manager.discard_from(self._number)
+
+
+def _who_else(txn):
+    """Whether anybody else has a say in whether it commits, and the databases that will have a record of it if it does."""
+    try:
+        others = [each for each in txn._resources if not isinstance(each, (MailDataManager, FinishWatch))]
+        others = [each for each in others if _has_a_say(each)]
+    except AttributeError:    # another version of transaction
+        return True, ()
+    connections = [each for each in others if isinstance(each, Connection)]
+    found = {each.db() for each in connections}
+    return bool(others), tuple(Database(place_of(each), last_transaction(each)) for each in found)
+
+
+def _has_a_say(manager):
+    # A connection that has stored nothing leaves no record, and nothing of it can fail any more.
+    return not isinstance(manager, Connection) or bool(manager._modified or manager._creating)
 
 
 _KEY = object()
@@ -149,28 +207,42 @@ def current_manager():
         txn.join(manager)
         txn.join(watch)
         txn.set_data(_KEY, manager)
+        txn.setExtendedInfo(INFO, manager.token)    # what a database records of the transaction
     return manager
 
 
-_undone = []
+_undone = []    # (manager, step)
 _undone_lock = threading.Lock()
 
 
-def _do(steps):
-    """Release or discard drafts; never raises. What the disk refuses is tried again with the next transaction's."""
+def _begin_fork():
+    global _undone_lock
+    _undone_lock = threading.Lock()    # a thread that is not in the fork may hold the other one
+    _undone.clear()    # that is the parent's to do
+
+
+os.register_at_fork(after_in_child=_begin_fork)
+
+
+def _do(manager, steps):
+    """Release or discard a transaction's drafts; never raises. What the disk refuses is tried again with the next one's."""
     released = []
     with _undone_lock:
-        waiting = _undone + steps
+        waiting = _undone + [(manager, step) for step in steps]
         _undone.clear()
-        for step in waiting:
+        for owner, step in waiting:
             try:
                 step()
             except OSError:
                 LOG.exception("Will try again: %s of %s", step.__name__, step.__self__.path)
-                _undone.append(step)
+                _undone.append((owner, step))
             else:
                 if step.__name__ == "release":
                     released.append(step.__self__.path)
+        busy = {owner for owner, _ in _undone}
+    for owner in {manager, *(owner for owner, _ in waiting)} - busy:
+        if owner.is_over:
+            owner.leave()
     _announce(released)
 
 

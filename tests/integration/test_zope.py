@@ -1,6 +1,8 @@
 """A real Zope over WSGI with a database on disk: transactions, permissions, pages, and the way to the daemon."""
 
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -220,6 +222,37 @@ def test_the_add_form_adds_a_maildrophost_and_goes_to_its_edit_tab(site):
 
 def test_the_contents_list_offers_the_product(site):
     assert "Maildrop Host" in site.get("/manage_main", login=True)[1]
+
+
+# -- what died --
+
+
+def leave_orphan(site):
+    code = "import os, sys; from pathlib import Path; from maildrop import spool, writers; path = Path(sys.argv[1])\n"
+    code += "writer = writers.join(path, 0o600, 'token').name; draft = spool.Draft(path / spool.new_name())\n"
+    code += "draft.write('zoe@example.org', 'ann@example.org', b'x', {'Transaction': f'{writer} token'}); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code, site.spool])
+    return [name for name in files_in(site.spool) if name.endswith(".lck")]
+
+
+def test_orphans_are_settled_on_demand_by_post_and_by_who_may_configure(site):
+    site.get("/pages/send?subject=one")
+    (lock,) = leave_orphan(site)
+    assert site.post("/MailHost/manage_settleOrphans", {}, login=False)[0] == 401
+    assert site.get("/MailHost/manage_settleOrphans", login=True)[0] == 403
+    assert lock in files_in(site.spool)
+    status, page = site.post("/MailHost/manage_settleOrphans", {})
+    assert status == 200 and "1 mails: removed, as their transactions did not commit" in page
+    assert subjects(site) == ["one"] and len(files_in(site.spool)) == 1
+    assert "No dead process has left a mail locked." in site.post("/MailHost/manage_settleOrphans", {})[1]
+
+
+def test_orphans_are_settled_when_zope_starts(site):
+    site.stop()
+    (lock,) = leave_orphan(site)
+    site.start()
+    assert lock not in files_in(site.spool)
+    assert "as their transactions did not commit" in (site.directory / "var" / "log" / "event.log").read_text()
 
 
 # -- starting again --
