@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import cycle
 from pathlib import Path
 
-from maildrop import account, check, spool, wake
+from maildrop import account, check, spool, wake, writers
 from maildrop import settings as settings_module
 from maildrop.pidfile import Holder, holder, running_pid
 from maildrop.settings import Settings, SettingsError
@@ -62,13 +63,21 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
         command.set_defaults(run=run, touches_spool=False)
 
+    says = "list what waits for a decision: locks that dead processes or other programs left, mails that may not be sent"
+    command = commands.add_parser("queue", parents=[after_command], help=says, description=says, allow_abbrev=False)
+    command.set_defaults(run=queue, touches_spool=True)
+
     for name, run, says in (
         ("retry", retry, "make deferred or failed mails due now; failed ones as if they had never been tried"),
-        ("delete", delete, "remove mails, failed ones too, for good"),
+        ("release", release, "take the lock of a mail away whose writer has died or is unknown: it will be sent"),
+        ("delete", delete, "remove mails for good, failed ones too, and locked ones whose writer has died or is unknown"),
     ):
         command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
         command.set_defaults(run=run, touches_spool=True)
         command.add_argument("names", nargs="+", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
+        if run is retry:
+            yes = "also those whose transaction is not known to have committed"
+            command.add_argument("--yes", action="store_true", help=yes)
 
     says = "tell whether config file, permissions, spool and relay are fit for use; changes and sends nothing"
     commands.add_parser("check", parents=[after_command], help=says, description=says, allow_abbrev=False)
@@ -146,10 +155,26 @@ def restart(options: argparse.Namespace, config: Path, settings: Settings) -> No
 # -- the spool --
 
 
+def queue(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    for directory in settings.spools:
+        locks = list(writers.locks(directory)) if directory.is_dir() else []
+        alive = {name: writers.is_alive(directory, name) for name in {lock.writer for lock in locks}}
+        for lock in locks:
+            if alive[lock.writer] is None:
+                print(f"{lock.mail}: locked, nobody knows by whom: release or delete it if you do")
+            elif not alive[lock.writer]:
+                print(f"{lock.mail}: locked by {lock.writer}, which has died: its Zope settles that when it starts")
+        for path in sorted((directory / spool.FAILED).glob("*")):
+            if spool.read_note(path, "Committed"):
+                print(f"{path}: {spool.read_note(path, 'Failed')}: retry it with --yes, or delete it")
+
+
 def retry(options: argparse.Namespace, config: Path, settings: Settings) -> None:
     try:
         for path, mail in _claimed(options.names, settings):
             with mail:
+                if mail.is_unsettled and not options.yes:
+                    raise CommandFailed(f"{path}: its transaction is not known to have committed; send it with --yes")
                 print(f"{path}: due as {spool.renew(mail).name}")
     finally:
         for directory in settings.spools:
@@ -157,10 +182,46 @@ def retry(options: argparse.Namespace, config: Path, settings: Settings) -> None
 
 
 def delete(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    for path, mail in _claimed(options.names, settings):
-        with mail:
-            spool.remove(mail)
-            print(f"{path}: deleted")
+    paths = [_find(name, settings) for name in options.names]
+    for name, path in zip(options.names, paths, strict=True):
+        if _is_locked(path):
+            with _held(path):
+                spool.Draft(path).discard()
+        else:
+            for _, mail in _claimed([name], settings):
+                with mail:
+                    spool.remove(mail)
+        print(f"{path}: deleted")
+
+
+def release(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+    paths = [_find(name, settings) for name in options.names]
+    for path in paths:
+        if not _is_locked(path):
+            raise CommandFailed(f"{path}: is not locked")
+    for path in paths:
+        with _held(path):
+            spool.Draft(path).release()
+        print(f"{path}: released")
+        wake.announce(path.parent, [path.name])
+
+
+def _is_locked(path: Path) -> bool:
+    return path.parent.name != spool.FAILED and os.path.lexists(spool.lock_path(path))
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """The lock of a mail is ours to end, and nobody else settles it meanwhile. Raises CommandFailed."""
+    lock = writers.lock_of(path)
+    try:
+        dead = writers.take(path.parent, lock.writer) if lock else None
+    except writers.WriterAlive:
+        raise CommandFailed(f"{path}: locked by a process that is alive, or is being settled") from None
+    with dead or nullcontext():
+        if not _is_locked(path):
+            raise CommandFailed(f"{path}: was settled by somebody else")
+        yield
 
 
 def _claimed(names: list[str], settings: Settings) -> Iterator[tuple[Path, spool.SpooledMail]]:
@@ -176,7 +237,7 @@ def _find(name: str, settings: Settings) -> Path:
     for directory in settings.spools:
         for path in (directory / name, directory / spool.FAILED / name):
             below = path.parent in (directory, directory / spool.FAILED)
-            if below and os.path.lexists(path):
+            if below and (os.path.lexists(path) or name and _is_locked(path)):
                 return path
     raise CommandFailed(f"there is no mail {name} in {', '.join(map(str, settings.spools))}")
 

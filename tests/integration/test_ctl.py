@@ -1,8 +1,10 @@
-"""maildropctl retry and delete, by the real script on a spool as it lies on disk."""
+"""maildropctl retry, release, delete and queue, by the real script on a spool as it lies on disk."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from support.daemon import MaildropDaemon, run_script
 from support.ports import free_port
 from support.relay_server import RelayServer
 
-from maildrop import spool
+from maildrop import spool, writers
 from maildrop.scan import scan
 from maildrop.wake import WakeUp
 
@@ -47,6 +49,23 @@ def deferred(site) -> Path:
 
 def failed(site) -> Path:
     return put(site.spool / "failed", f"{spool.new_name()}.1")
+
+
+def locked(site, writer: str = "") -> Path:
+    draft = spool.Draft(site.spool / spool.new_name())
+    draft.write("zoe@example.org", "ann@example.org", MESSAGE, {"Transaction": f"{writer} token"} if writer else {})
+    return draft.path
+
+
+def dead_writer(site) -> str:
+    """The name of a writer that has died."""
+    command = [sys.executable, "-c", "import os, sys; print(join(Path(sys.argv[1]), 0o600, 't').name, flush=True); os._exit(1)"]
+    command[2] = f"from pathlib import Path; from maildrop.writers import join; {command[2]}"
+    return subprocess.run([*command, site.spool], stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def mails_and_locks(site) -> list[str]:
+    return sorted(path.name for path in site.spool.iterdir() if path.is_file())
 
 
 def everything_in(directory: Path) -> dict[str, bytes]:
@@ -193,11 +212,99 @@ def test_where_one_name_is_wrong_nothing_is_done_to_the_others(site, command):
     assert_refused(site, command, path.name, "nothing", because="there is no mail nothing")
 
 
-@COMMANDS
-def test_a_locked_mail_is_refused(site, command):
-    path = put(site.spool, spool.new_name())
+def test_a_retry_of_a_locked_mail_is_refused(site):
+    assert_refused(site, "retry", locked(site).name, because="locked")
+
+
+@pytest.mark.parametrize("command", ["delete", "release"])
+def test_a_locked_mail_of_a_living_process_is_refused(site, command):
+    writer = writers.join(site.spool, 0o600, "token")
+    path = locked(site, writer.name)
+    try:
+        assert_refused(site, command, path.name, because="alive")
+    finally:
+        writer.leave("token")
+
+
+@pytest.mark.parametrize("command", ["delete", "release"])
+def test_a_locked_mail_that_is_being_settled_is_refused(site, command):
+    name = dead_writer(site)
+    path = locked(site, name)
+    with writers.dead_writers(site.spool):
+        assert_refused(site, command, path.name, because="being settled")
+    assert ctl(site, command, path.name).returncode == 0
+
+
+@pytest.mark.parametrize("of_whom", ["a dead writer", "nobody knows"])
+def test_a_locked_mail_of_a_dead_or_unknown_writer_is_released_or_deleted_by_a_person(site, waker, of_whom):
+    name = dead_writer(site) if of_whom == "a dead writer" else "host-1-0badc0de-1"
+    first, second = locked(site, name), locked(site, name)
+    result = ctl(site, "release", first.name)
+    assert (result.returncode, result.stdout) == (0, f"{first}: released\n")
+    assert due(site) == [first]
+    assert waker.wait(0).paths == [first]
+    result = ctl(site, "delete", second.name)
+    assert (result.returncode, result.stdout) == (0, f"{second}: deleted\n")
+    assert mails_and_locks(site) == [first.name]
+
+
+def test_a_lock_without_a_mail_is_released_too(site):
+    path = site.spool / spool.new_name()
     spool.lock_path(path).touch()
-    assert_refused(site, command, path.name, because="locked")
+    assert ctl(site, "release", path.name).returncode == 0
+    assert mails_and_locks(site) == []
+
+
+def test_a_mail_that_is_not_locked_cannot_be_released(site):
+    assert_refused(site, "release", deferred(site).name, because="not locked")
+    assert_refused(site, "release", failed(site).name, because="not locked")
+    assert_refused(site, "release", locked(site).name, "nothing", because="there is no mail nothing")
+
+
+# -- what waits for a decision --
+
+
+def test_the_queue_tells_of_locks_of_the_dead_and_the_unknown_and_of_mails_that_may_not_be_sent(site):
+    deferred(site)
+    failed(site)
+    writer = writers.join(site.spool, 0o600, "token")
+    locked(site, writer.name)
+    name = dead_writer(site)
+    orphan, stranger = locked(site, name), put(site.spool, "stranger")
+    spool.lock_path(stranger).touch()
+    unsettled = put(site.spool / "failed", f"{spool.new_name()}.0", b"##Failed:nobody knows\n##Committed:unknown\n")
+    before = everything_in(site.spool)
+    result = ctl(site, "queue")
+    writer.leave("token")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        f"{orphan}: locked by {name}, which has died: its Zope settles that when it starts",
+        f"{stranger}: locked, nobody knows by whom: release or delete it if you do",
+        f"{unsettled}: nobody knows: retry it with --yes, or delete it",
+    ]
+    assert everything_in(site.spool) == before
+
+
+def test_the_queue_of_a_spool_that_is_not_there_yet_tells_nothing(site, tmp_path):
+    site.configure(MAILDROP_SPOOL=tmp_path / "none")
+    assert (ctl(site, "queue").returncode, ctl(site, "queue").stdout) == (0, "")
+
+
+@pytest.mark.parametrize("committed", [b"no", b"unknown"])
+def test_a_mail_whose_transaction_is_not_known_to_have_committed_is_retried_only_with_yes(site, committed):
+    notes = b"##Failed:its transaction did not commit\n##Committed:" + committed + b"\n"
+    path = put(site.spool / "failed", f"{spool.new_name()}.0", notes)
+    assert_refused(site, "retry", path.name, because="not known to have committed")
+    assert ctl(site, "retry", "--yes", path.name).returncode == 0
+    (renewed,) = due(site)
+    assert renewed.read_bytes() == HEAD + MESSAGE
+    assert not path.exists()
+
+
+def test_a_mail_whose_transaction_is_not_known_to_have_committed_is_deleted_like_any_other(site):
+    path = put(site.spool / "failed", f"{spool.new_name()}.0", b"##Failed:x\n##Committed:no\n")
+    assert ctl(site, "delete", f"failed/{path.name}").returncode == 0
+    assert not path.exists()
 
 
 @COMMANDS
