@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlencode
@@ -22,7 +24,6 @@ from AccessControl.class_init import InitializeClass
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from OFS.SimpleItem import SimpleItem
 from support.config_file import write_config
-from support.spooling import files_in
 from support.zope_site import ZopeSite
 
 PATIENCE_S = 60
@@ -30,6 +31,14 @@ TEXT_LINE = "One line of seventy characters, as people write them in their lette
 LAST_LINE = "This is the end of the mail."
 _LARGEST_MESSAGE = 32 * 1024
 _TESTS = Path(__file__).parents[1]
+_SECOND_DATABASE = """
+<zodb_db second>
+  <filestorage>
+    path $INSTANCE/var/Second.fs
+  </filestorage>
+  mount-point /second
+</zodb_db>
+"""
 _CONTENT = """
 import transaction
 from support.writer_process import WriterPages
@@ -60,6 +69,19 @@ class WriterPages(SimpleItem):
         for number in range(int(mails)):
             self._send(f"{subject} {number}", lines)
         self.done += (subject,)
+        return "sent"
+
+    @security.public
+    def work_in_two(self, subject, mails=1):
+        """Send mails and change an object in each of two databases."""
+        self._p_jar.get_connection("second").root()["done"] = subject
+        return self.work(subject, mails)
+
+    @security.public
+    def only_mail(self, subject, mails=1):
+        """Send mails and change nothing."""
+        for number in range(int(mails)):
+            self._send(f"{subject} {number}")
         return "sent"
 
     @security.public
@@ -141,6 +163,17 @@ def _call(application, path: str, query: str) -> tuple[int, str]:
 # -- in the test --
 
 
+@contextmanager
+def _read_only(path: Path) -> Iterator[Mapping]:
+    storage = ZODB.config.storageFromString(f"<filestorage>\npath {path}\nread-only true\n</filestorage>")
+    database = ZODB.DB(storage)
+    try:
+        with database.transaction() as connection:
+            yield connection.root()
+    finally:
+        database.close()
+
+
 class Writers:
     """A Zope instance in ``directory`` and its spool; ``start()`` a writer, one at a time, and look what it leaves."""
 
@@ -150,11 +183,15 @@ class Writers:
         self.spool = directory / "maildrop" / "spool"
         site = ZopeSite(directory / "site", extra_path=(_TESTS,))
         site.create({"config-path-1": self.config})
+        with open(site.directory / "etc" / "zope.conf", "a") as conf:
+            conf.write(_SECOND_DATABASE)
         site.run_script(_CONTENT)
         var = site.directory / "var"
-        self.data_fs, self.event_log = var / "Data.fs", var / "log" / "event.log"
+        self.data_fs, self.second_fs, self.event_log = var / "Data.fs", var / "Second.fs", var / "log" / "event.log"
         self._pristine = directory / "pristine"
-        shutil.copyfile(self.data_fs, self._pristine)
+        self._pristine.mkdir()
+        for path in (self.data_fs, self.second_fs):
+            shutil.copyfile(path, self._pristine / path.name)
         code = "import sys; from support.writer_process import _fork_writers; _fork_writers(*sys.argv[1:])"
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far_end:
@@ -174,10 +211,12 @@ class Writers:
         self.close()
 
     def start(self) -> Writer:
-        """A writer with a fresh database and an empty spool, which has imported by now whatever a request needs."""
-        for path in self.data_fs.parent.glob("Data.fs*"):
+        """A writer with fresh databases and an empty spool, which has imported by now whatever a request needs."""
+        for path in self.data_fs.parent.glob("*.fs*"):
             path.unlink()
-        shutil.copyfile(self._pristine, self.data_fs)
+        for path in (self.data_fs, self.second_fs):
+            shutil.copyfile(self._pristine / path.name, path)
+        self.empty_spool()
         self.event_log.unlink(missing_ok=True)
         writer = self.start_again()
         writer.get("roll_back", subject="warm-up")
@@ -193,19 +232,19 @@ class Writers:
         return Writer(channel)
 
     def empty_spool(self) -> None:
-        for name in files_in(self.spool):
-            (self.spool / name).unlink()
+        for path in [*self.spool.glob("*"), *self.spool.glob("failed/*")]:
+            if path.is_file():
+                path.unlink()
 
     def committed(self) -> tuple[str, ...]:
-        """The subjects whose transactions the database has, also while a writer has it open."""
-        url = f"<filestorage>\npath {self.data_fs}\nread-only true\n</filestorage>"
-        storage = ZODB.config.storageFromString(url)
-        database = ZODB.DB(storage)
-        try:
-            with database.transaction() as connection:
-                return connection.root()["Application"].pages.done
-        finally:
-            database.close()
+        """The subjects whose transactions the first database has, also while a writer has it open."""
+        with _read_only(self.data_fs) as root:
+            return root["Application"].pages.done
+
+    def committed_in_second(self) -> str | None:
+        """The subject of the last transaction that the second database has."""
+        with _read_only(self.second_fs) as root:
+            return root.get("done")
 
 
 class Writer:
