@@ -27,6 +27,7 @@ bench: $(VENV)/test.stamp
 	$(VENV)/bin/python -m benchmarks.scan
 	$(VENV)/bin/python -m benchmarks.writer
 	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks.recovery
 	$(VENV)/bin/python -m benchmarks.wakeup
 
 $(VENV)/bin/python:
