@@ -3,8 +3,9 @@
 A process that sends mail has a file of its own in ``writers/`` of each spool that it writes to, and holds an ``flock`` on it
 for as long as it lives: the kernel ends that with the process, in whatever container, and a pid that is used again does not
 matter. The file is there, locked, before the first mail names it (``##Transaction:WRITER TOKEN``). It takes one line for each
-transaction that has voted; a line that has no end is a vote that was not finished. Lines are taken away only when the
-transactions they are about have no lock left in the spool, and that is on the disk.
+transaction that has voted, and zeros are behind the last one: room that a full disk cannot take away. A line that has no end
+is a vote that was not finished. Lines are taken away only when the transactions they are about have no lock left in the
+spool, and that is on the disk.
 
 An *orphan* is a lock of a writer that has died. Zope settles it (``Products.MaildropHost.recovery``), or a person does. Who
 settles it holds the ``flock`` of the dead writer's file meanwhile, and removes the file when the last orphan of it is gone.
@@ -13,6 +14,7 @@ settles it holds the ``flock`` of the dead writer's file meanwhile, and removes 
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import json
 import os
@@ -31,6 +33,7 @@ from typing import NamedTuple
 from maildrop import spool
 
 WRITERS = "writers"
+_ROOM = 4096    # bytes that a file has from the beginning
 _FULL = 64 * 1024    # bytes; so large it becomes only where there is always a transaction open
 _LOOK_S = 0.05    # longer than anybody holds a file just to see whether its writer lives
 _BEGUN_S = 60    # nobody takes so long to lock a file; who does gets an error when it goes on
@@ -100,14 +103,15 @@ class Writer:
         self._retired = False
         beginning = self._path.with_name(f".{self.name}")    # nobody looks at it before it is locked
         try:
-            self._descriptor = os.open(beginning, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
+            self._descriptor = os.open(beginning, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
         except FileNotFoundError:
             _make_folder(directory)
-            self._descriptor = os.open(beginning, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
+            self._descriptor = os.open(beginning, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
         try:
             if mode & 0o077:
                 os.fchmod(self._descriptor, mode)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write(bytes(_ROOM), 0)
             os.rename(beginning, self._path)
             self._identity = _identity(os.fstat(self._descriptor))
         except BaseException:
@@ -137,21 +141,24 @@ class Writer:
         """
         line = vote.line()
         with self._lock:
-            if self._size and self._open == {vote.token}:    # nobody needs what stands there
+            begin = 0 if self._open == {vote.token} else self._size    # 0: nobody needs what stands there
+            try:
+                self._write(line.ljust(self._size - begin, b"\0"), begin)
+            except OSError:
                 with suppress(OSError):
-                    os.ftruncate(self._descriptor, 0)
-                    self._size = 0
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                with suppress(OSError):
-                    os.ftruncate(self._descriptor, self._size)
-                raise OSError(f"{self._path} took only a part of a vote")
-            self._size += written
+                    self._write(bytes(max(len(line), self._size - begin)), begin)
+                    self._size = begin
+                raise
+            self._size = begin + len(line)
         if durable:
-            os.fsync(self._descriptor)
+            _flush(self._descriptor)
             if not self._is_on_disk:
                 spool.flush_directory(self._path.parent)
                 self._is_on_disk = True
+
+    def _write(self, data: bytes, begin: int) -> None:
+        if os.pwrite(self._descriptor, data, begin) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def leave(self, token: str) -> None:
         """That transaction has no lock in the spool any more. Never raises."""
@@ -177,6 +184,7 @@ class Writer:
             os.close(self._descriptor)
 
 
+_flush = getattr(os, "fdatasync", os.fsync)    # what is written lies where the file has room: often no metadata change
 _numbers = count(1)
 _ours: dict[Path, Writer] = {}
 _ours_lock = threading.Lock()

@@ -352,7 +352,7 @@ def test_a_vote_that_cannot_be_read_settles_nothing_that_has_none(site):
 def test_a_vote_without_its_end_is_none(site):
     site.dies_at("release")
     (path,) = (site.spool / "writers").iterdir()
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes().rstrip(b"\0")[:-1])
     assert start(site) == {Outcome.REMOVED: 1}
 
 
@@ -419,7 +419,7 @@ def test_an_open_transaction_of_a_living_process_is_not_touched(site):
 
 @pytest.mark.parametrize("step", ["vote", "database's finish", "release"])
 def test_recovery_that_is_killed_at_any_step_is_done_again(site, monkeypatch, step):
-    calls = ["unlink", "rename", "fsync", "link", "mkdir", "open"]
+    calls = ["unlink", "rename", "fsync", "mkdir", "open"]
     expected = {"vote": [], "database's finish": [NO_RECORD] * 2, "release": ["due"] * 2}[step]
 
     def recover_until(number):
@@ -622,7 +622,7 @@ def test_five_thousand_mails_and_a_change_commit_in_one_transaction(site):
         assert len(record.extension_bytes) < 200
     assert site.states() == ["due"] * 5000
     (path,) = (site.spool / "writers").iterdir()
-    assert path.stat().st_size < 1000
+    assert path.stat().st_size < 5000
 
 
 def test_recovery_of_fifty_mails_sends_all_or_none(site):

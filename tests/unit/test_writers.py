@@ -254,7 +254,7 @@ def test_a_line_that_is_no_vote_is_damage(directory, line):
 def test_a_line_without_its_end_was_no_vote(directory):
     name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True))
     path = directory / "writers" / name
-    path.write_bytes(path.read_bytes() + b'{"token": "1')
+    path.write_bytes(path.read_bytes().rstrip(b"\0") + b'{"token": "1')
     assert (read(directory, name).votes, read(directory, name).is_damaged) == ({VOTE.token: VOTE}, False)
 
 
@@ -277,6 +277,20 @@ def test_votes_stay_as_long_as_a_transaction_is_open_that_they_are_about(directo
     writer.leave("5")
 
 
+def test_a_vote_that_takes_the_place_of_longer_ones_leaves_nothing_of_them(directory):
+    writer = join(directory, 0o600, "1")
+    join(directory, 0o600, "2")
+    for token in ("1", "2"):
+        writer.vote(Vote(token, True, discarded=frozenset({"x" * 100})), durable=False)
+    for token in ("1", "2"):
+        writer.leave(token)
+    join(directory, 0o600, "3")
+    writer.vote(Vote("3", False), durable=False)
+    dead = read(directory, writer.name)
+    assert list(dead.votes) == ["3"] and not dead.is_damaged
+    writer.leave("3")
+
+
 def test_a_file_that_cannot_be_emptied_for_long_is_followed_by_another(directory):
     first = join(directory, 0o600, "stays open")
     first.vote(Vote("stays open", False), durable=False)
@@ -297,13 +311,14 @@ def test_a_vote_of_which_the_disk_takes_only_a_part_is_an_error_and_leaves_nothi
     writer = join(directory, 0o600, "1")
     join(directory, 0o600, "2")
     writer.vote(Vote("1", False), durable=True)
-    really_write = os.write
+    really_write = os.pwrite
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda descriptor, line: really_write(descriptor, line[:7]))
-        with pytest.raises(OSError, match="a part of a vote"):
+        patch.setattr(os, "pwrite", lambda descriptor, line, begin: really_write(descriptor, line[:7], begin))
+        with pytest.raises(OSError, match="No space left"):
             writer.vote(Vote("2", False), durable=True)
-    dead = read(directory, writer.name)
-    assert list(dead.votes) == ["1"] and not dead.is_damaged
+    assert list(read(directory, writer.name).votes) == ["1"]
+    writer.vote(Vote("2", False), durable=True)
+    assert list(read(directory, writer.name).votes) == ["1", "2"] and not read(directory, writer.name).is_damaged
     for token in ("1", "2"):
         writer.leave(token)
 
