@@ -7,6 +7,7 @@ never moved or renamed.
 import html
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -336,14 +337,14 @@ class MaildropHost(MailHost):
 
     @postonly
     def manage_settleOrphans(self, REQUEST=None):
-        """Settle the mails that dead processes left locked in the spool; with REQUEST, show the Edit tab again.
+        """Settle the mails that dead processes left locked in the spools; with REQUEST, show the Edit tab again.
 
         Returns what became of them otherwise, {sentence: how many}. Raises OSError where the spool cannot be read.
         """
         settings = self._settings()
         databases = list(self._p_jar.db().databases.values())
         try:
-            done = recover(settings.spools[0], databases, settings.fsync)
+            done = sum((recover(each, databases, settings.fsync) for each in settings.spools if each.is_dir()), Counter())
         except OSError as error:
             if REQUEST is None:
                 raise
