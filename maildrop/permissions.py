@@ -11,6 +11,7 @@ from pathlib import Path
 from maildrop import paths, spool
 from maildrop.settings import Settings, SettingsError
 from maildrop.wake import WAKE
+from maildrop.writers import WRITERS
 
 _EVERYBODY = "every account of this machine"
 
@@ -103,7 +104,7 @@ def _of_directories(settings: Settings) -> Iterator[str]:
 
 
 def _of_spool(directory: Path, status: os.stat_result, settings: Settings) -> Iterator[str]:
-    inner = [path for name in (spool.FAILED, spool.TMP, WAKE) if _status(path := directory / name) is not None]
+    inner = [path for name in (spool.FAILED, spool.TMP, WAKE, WRITERS) if _status(path := directory / name) is not None]
     for path in inner:
         yield from _open_to_everybody(path, stat.S_IROTH | stat.S_IWOTH)
     if os.geteuid() == 0 != status.st_uid:

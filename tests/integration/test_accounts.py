@@ -146,7 +146,9 @@ def test_what_either_account_makes_belongs_to_the_group_and_to_nobody_else(site,
         kinds = {stat.S_IFDIR: 0o2770, stat.S_IFREG: 0o660, stat.S_IFIFO: 0o660}
         in_spool = sorted([site.spool, *site.spool.rglob("*")])
         found = {path: path.lstat() for path in in_spool}
-        assert {status.st_uid for status in found.values()} == {DAEMON.uid}
+        zopes = [path.relative_to(site.spool) for path, status in found.items() if status.st_uid == ZOPE.uid]
+        assert {path.parts[0] for path in zopes} == {"writers"}
+        assert {status.st_uid for status in found.values()} == {ZOPE.uid, DAEMON.uid}
         assert {path: (status.st_gid, oct(stat.S_IMODE(status.st_mode))) for path, status in found.items()} == {
             path: (GROUP, oct(kinds[stat.S_IFMT(status.st_mode)])) for path, status in found.items()
         }
