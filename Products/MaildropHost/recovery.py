@@ -119,8 +119,6 @@ def _by_writer(orphans, dead):
 
 def _judge_one(lock, writer, witnesses):
     vote = writer.votes.get(lock.token)
-    if not lock.mail.exists():
-        return REMOVE    # what is left is the lock alone
     if vote is None:
         return _left(f"the file of its writer, {writer.name}, is damaged") if writer.is_damaged else REMOVE
     if lock.mail.name in vote.discarded:

@@ -95,7 +95,7 @@ def test_a_connection_that_stores_nothing_has_no_say(site):
         change(connection, 1)
         connection.root()["content"]._p_changed = False
 
-    die_at("release", work)
+    die_at("database's finish", work)
     assert start(site) == {Outcome.RELEASED: 1}
 
 
@@ -107,14 +107,16 @@ def test_one_writer_leaves_mails_of_every_kind(site):
         release = spool.Draft.release
         spool.Draft.release = lambda draft: (_ for _ in ()).throw(OSError(5, "Input/output error"))
         transaction.commit()    # its lock stays
+        site.send("committed too")
+        change(connection, 2)
+        transaction.commit()
         site.send("open")
         spool.Draft.release = release
         die()
 
     assert in_fork(work) == -signal.SIGKILL
-    assert start(site) == {Outcome.RELEASED: 1, Outcome.REMOVED: 1}
-    (name,) = files_in(site.spool)
-    assert b"Subject: committed" in (site.spool / name).read_bytes()
+    assert start(site) == {Outcome.RELEASED: 2, Outcome.REMOVED: 1}
+    assert all(b"Subject: committed" in (site.spool / name).read_bytes() for name in files_in(site.spool))
 
 
 def test_a_mail_that_was_rolled_back_and_could_not_be_removed_is_not_sent(site):

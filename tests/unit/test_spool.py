@@ -141,6 +141,19 @@ def test_two_processes_that_ask_at_the_same_moment_get_two_names(set_clock, monk
     assert spool.process_id_in(own_name) == spool.process_id() != spool.process_id_in(forks_name) != ""
 
 
+def test_a_mail_whose_lock_goes_while_it_is_made_is_an_error_and_is_not_there(spool_directory, monkeypatch):
+    really_link = os.link
+
+    def without_lock(lock, path):
+        os.unlink(lock)
+        really_link(lock, path)
+
+    monkeypatch.setattr(os, "link", without_lock)
+    with pytest.raises(FileNotFoundError):
+        spool.Draft(spool_directory / spool.new_name()).write("zoe@example.org", "ann@example.org", b"x")
+    assert [path for path in spool_directory.iterdir() if path.is_file()] == []
+
+
 def test_a_lock_is_named_after_its_mail():
     assert spool.lock_path(Path("/spool/a.b")) == Path("/spool/a.b.lck")
 

@@ -355,6 +355,46 @@ def test_an_empty_lock_alone_belongs_to_the_process_that_made_its_name(directory
     assert list(found.values()) == [""]
 
 
+# -- other transactions meanwhile --
+
+
+class Late:
+    """Somebody who does something when all others have voted."""
+
+    def __init__(self, work):
+        self.tpc_vote = lambda txn: work()
+
+    def sortKey(self):
+        return "~~ late"
+
+    def tpc_begin(self, txn):
+        pass
+
+    commit = tpc_finish = tpc_abort = abort = tpc_begin
+
+
+def test_a_vote_stays_until_its_transaction_is_over_also_where_it_was_rolled_back_in_part(host, tmp_path):
+    def other_transaction():
+        send(host)
+        transaction.commit()
+
+    def meanwhile():
+        thread = threading.Thread(target=other_transaction)
+        thread.start()
+        thread.join()
+        (name,) = names(tmp_path / "spool")
+        votes.extend(read(tmp_path / "spool", name).votes)
+
+    votes = []
+    send(host)
+    savepoint = transaction.savepoint(optimistic=True)
+    send(host)
+    savepoint.rollback()
+    transaction.get().join(Late(meanwhile))
+    transaction.commit()
+    assert len(votes) == 2
+
+
 # -- forks in the midst of a transaction --
 
 
