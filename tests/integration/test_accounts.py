@@ -152,7 +152,7 @@ def test_what_either_account_makes_belongs_to_the_group_and_to_nobody_else(site,
         assert {path: (status.st_gid, oct(stat.S_IMODE(status.st_mode))) for path, status in found.items()} == {
             path: (GROUP, oct(kinds[stat.S_IFMT(status.st_mode)])) for path, status in found.items()
         }
-        assert {path.name for path in in_spool if path.is_dir()} == {"spool", "failed", "tmp", "wake"}
+        assert {path.name for path in in_spool if path.is_dir()} == {"spool", "failed", "tmp", "wake", "writers"}
         log = site.log_file.stat()
         assert (log.st_gid, stat.S_IMODE(log.st_mode)) == (GROUP, 0o640)
         assert stat.S_IMODE(site.log_file.parent.stat().st_mode) == 0o2770
