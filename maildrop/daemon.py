@@ -18,8 +18,9 @@ from maildrop.delivery import EVERYTHING, Delivery
 from maildrop.logfile import MaildropLog
 from maildrop.pidfile import AlreadyRunning, PidFile
 from maildrop.settings import Settings, SettingsError
+from maildrop.supervisor import Supervisor
 from maildrop.tls import client_context
-from maildrop.wake import WakeUp
+from maildrop.wake import WakeUp, Woken
 
 USAGE = "Usage: maildrop.py /path/to/config"
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -110,6 +111,7 @@ class Daemon:
         self._pid_file = pid_file
         self._log = MaildropLog(settings.log_file, settings.log_mode, echo=settings.debug)
         self._wake = WakeUp()
+        self._supervisor = Supervisor()
         self._delivery = Delivery(settings, self._log, self._wake)
         self._broken = False
 
@@ -120,10 +122,12 @@ class Daemon:
         self._pid_file.write()
         try:
             ready()
+            self._supervisor.ready()
             worker = threading.Thread(target=self._work, name="delivery", daemon=True)
             worker.start()
             while signal.sigwait(_SIGNALS) == signal.SIGHUP:
                 self._delivery.interrupt()
+            self._supervisor.stopping()
             self._delivery.cut()
             while worker.is_alive() and not self._delivery.is_only_connecting():
                 worker.join(0.1)
@@ -141,14 +145,28 @@ class Daemon:
                 self._delivery.run_pass(woken)
                 if self._delivery.interrupted.is_set():
                     self._delivery.interrupted.clear()
+                    self._supervisor.reloading()
                     self._load_config()
+                    self._supervisor.ready()
                     woken = EVERYTHING
                 elif not self._delivery.stopping.is_set():
-                    woken = self._wake.wait(self._delivery.next_look - time.monotonic())
+                    woken = self._wait()
             self._delivery.record_late()
+            self._delivery.figures.save()
             self._broken = False
         finally:
             os.kill(os.getpid(), signal.SIGTERM)    # whatever happened, the main thread has to hear of it
+
+    def _wait(self) -> Woken:
+        """Wait until there is something to do. The figures are kept up to date meanwhile."""
+        delivery = self._delivery
+        while True:
+            until_look_s = delivery.next_look - time.monotonic()
+            woken = self._wake.wait(min(until_look_s, delivery.figures.save_in_s))
+            delivery.figures.save_if_due()
+            is_called = delivery.interrupted.is_set() or delivery.stopping.is_set()
+            if woken.paths or woken.look or is_called or time.monotonic() >= delivery.next_look:
+                return woken
 
     def _listen(self) -> None:
         settings = self._delivery.settings

@@ -13,6 +13,7 @@ from maildrop.closer import Closer
 from maildrop.connection import Shared
 from maildrop.credentials import Credentials
 from maildrop.crew import LONG_WAIT_S, Crew
+from maildrop.figures import Bookkeeper
 from maildrop.logfile import MaildropLog
 from maildrop.recording import Recorder
 from maildrop.relay import RelayUnavailable
@@ -35,7 +36,8 @@ class Delivery:
         self.next_look = 0.0    # monotonic time
         self._log = log
         self._wake = wake or WakeUp()
-        self._recorder = Recorder(settings, log)
+        self.figures = Bookkeeper(settings)
+        self._recorder = Recorder(settings, log, self.figures)
         self._credentials = Credentials(settings)
         self._relay = RelayState(log)
         self._backlog = Backlog(self._recorder, log)
@@ -49,16 +51,22 @@ class Delivery:
         """
         if self._relay.is_out and not self._is_to_look(woken):
             return
+        self.figures.settings = self.settings
+        self.figures.pass_began()
         try:
             self._send_all(woken)
         except RelayUnavailable as unavailable:
             if not self.stopping.is_set():
                 self._relay.outage_began(unavailable)
+                self.figures.outage(str(unavailable))
         except Exception:    # the guard of the pass: no surprise may end the daemon
             self._log.notice(f"this pass: unexpected error: {traceback.format_exc()}")
+            self.figures.error("unexpected error, see the log")
         finally:
             self._recorder.flush()
             self._log.end_block()
+            self.figures.pass_ended()
+            self._keep_figures()
             if self._recorder.take_news():
                 self._look_soon()
 
@@ -116,6 +124,7 @@ class Delivery:
                 woken = self._wake.wait(self._patience_s())
                 self._recorder.flush_if_due()
                 closer.close_waiting()
+                self._keep_figures()
         finally:
             self._backlog.close()
             while len(crew):    # where the loop was left by an error
@@ -125,6 +134,11 @@ class Delivery:
         if crew.outage:
             raise crew.outage
         self._relay.end_pass()
+
+    def _keep_figures(self) -> None:
+        if not self._relay.is_out:
+            self.figures.relay_answers()
+        self.figures.save_if_due()
 
     def _patience_s(self) -> float:
         """How long the pass may go on without another look at what goes on in it."""
@@ -152,6 +166,7 @@ class Delivery:
                 if directory not in self._unreadable:
                     self._unreadable.add(directory)
                     self._log.notice(f"{directory}: the spool cannot be read: {error.strerror}")
+                self.figures.error(f"{directory}: the spool cannot be read: {error.strerror}")
                 continue
             self._unreadable.discard(directory)
             self._backlog.add(

@@ -12,6 +12,7 @@ from pathlib import Path
 from maildrop import bounce, policy, spool
 from maildrop.attempt import Attempt
 from maildrop.envelope import Envelope
+from maildrop.figures import Bookkeeper
 from maildrop.logfile import MaildropLog, stamp
 from maildrop.policy import Outcome, Reply
 from maildrop.settings import Settings
@@ -25,9 +26,10 @@ _FLUSH_EVERY_S = 1.0
 class Recorder:
     """Records attempts, and remembers what it has to between two passes. For all connections; they share no attempt."""
 
-    def __init__(self, settings: Settings, log: MaildropLog):
+    def __init__(self, settings: Settings, log: MaildropLog, figures: Bookkeeper):
         self.settings = settings
         self._log = log
+        self._figures = figures
         self._lock = threading.Lock()
         self._unrecorded: dict[Path, Attempt] = {}    # mails that wait until what became of them can be recorded
         self._unflushed: set[str] = set()    # spools in which something was removed or renamed
@@ -160,6 +162,7 @@ class Recorder:
         self._send_notice(attempt, failed, spool.failed_path(mail, label))
         kept = spool.set_aside(mail, None, reason, label)
         self.settle(attempt)
+        self._figures.count(Outcome.FAILED, 1)
         self._log.failed([], reason, f"{mail.path.name} kept as {_relative(kept)}")
 
     def record_late(self) -> None:
@@ -224,6 +227,7 @@ class Recorder:
             groups.setdefault(reply, []).append(recipient)
         for reply, recipients in groups.items():
             outcome = policy.outcome_of(reply)
+            self._figures.count(outcome, len(recipients))
             if outcome is Outcome.DELIVERED:
                 told_id = f"id={attempt.message_id} " if attempt.message_id else ""
                 self._log.delivered(recipients, f'{name} {told_id}reply="{reply}" {seconds:.3f}s')

@@ -169,6 +169,7 @@ class Site:
             settings.defaults(),
             **{
                 "spools": (self.spool,),
+                "var": directory,
                 "smtp_hosts": ("127.0.0.1",),
                 "smtp_port": port,
                 "helo": "zope.example.org",
