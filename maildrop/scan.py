@@ -51,12 +51,13 @@ def count(directory: Path) -> int:
     """How many mails are in a spool, locked and deferred ones included; 0 where there is no such directory."""
     try:
         with os.scandir(directory) as listing:
-            return sum(_may_be_mail(entry) for entry in listing)
+            return sum(may_be_mail(entry) for entry in listing)
     except FileNotFoundError:
         return 0
 
 
-def _may_be_mail(entry: os.DirEntry[str]) -> bool:
+def may_be_mail(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file that is neither hidden nor a lock."""
     name = entry.name
     return not name.startswith(".") and not name.endswith(LOCK_SUFFIX) and entry.is_file(follow_symlinks=False)
 

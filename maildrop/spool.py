@@ -397,6 +397,20 @@ class SpooledMail:
         header = text[:end]
         return _CR.sub(b"\n", header) if b"\r" in header else header
 
+    def body(self) -> Iterator[bytes]:
+        """The message's body in chunks, as it stands there: what comes after the first blank line, if that is within 1 MB."""
+        text = b"".join(self._beginning(min(_LARGEST_HEADER, self.content_size)))
+        blank = _EMPTY_HEADER.match(text) or _BLANK_LINE.search(text)
+        if blank:
+            yield text[blank.end() :]
+            done = len(text)
+            while done < self.content_size:
+                chunk = os.pread(self.stream.fileno(), min(_CHUNK, self.content_size - done), self.content_start + done)
+                if not chunk:
+                    raise OSError(f"{self.path} became shorter while it was read")
+                yield chunk
+                done += len(chunk)
+
     def _beginning(self, size: int) -> Iterator[bytes]:
         chunk = self._content_begins[: max(size, 0)]
         done = 0
@@ -463,6 +477,19 @@ def claim(path: Path, now: float, durable: bool = True) -> SpooledMail:
         raise
 
 
+def look_at(path: Path) -> SpooledMail:
+    """A mail to be read and nothing else: it is not claimed, and whoever may change or remove it does so meanwhile.
+
+    Raises SpoolBusy where it is gone, NotAMail, or OSError where the file cannot be read.
+    """
+    stream, _ = _open_regular(path)
+    try:
+        return SpooledMail(path, stream, _read_envelope_lines(stream), durable=False)
+    except BaseException:
+        stream.close()
+        raise
+
+
 def _open_regular(path: Path) -> tuple[FileIO, os.stat_result]:
     """Open without following a link and without waiting for the other end of a FIFO."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -523,6 +550,7 @@ def _with_whole_line(stream: BinaryIO | FileIO, data: bytes, start: int) -> byte
 
 # A CR alone ends a line too; the one of CR LF must not count as a line of its own
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n?|\n)")
+_EMPTY_HEADER = re.compile(rb"\r\n?|\n")
 _CR = re.compile(rb"\r\n?")
 
 
@@ -694,6 +722,17 @@ def add_whole(beside: SpooledMail, name: str, sender: str, recipients: str, cont
     new.close()
     if beside.durable:
         flush_directory(path.parent)
+
+
+def hasten(mail: SpooledMail) -> None:
+    """Make a deferred mail due now; how often it was tried, and since when it waits, stays known. Raises OSError."""
+    try:
+        os.utime(mail.stream.fileno())
+    except PermissionError:    # a stranger's file that we may not write to
+        hastened = postpone(mail, _copy(mail, mail.lines_with({}), time.time()))
+        if hastened is None:
+            raise SpoolBusy(f"{mail.path} was moved") from None
+        hastened.close()
 
 
 def renew(mail: SpooledMail) -> Path:

@@ -23,7 +23,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -420,6 +420,22 @@ def locks(directory: Path) -> Iterator[Lock]:
 def lock_of(mail: Path) -> Lock | None:
     """The lock of that mail; None if it has none. Raises OSError where the writers cannot be listed."""
     return _read_lock(mail, _makers(mail.parent))
+
+
+def orphans(directory: Path, mails: Iterable[str]) -> dict[str, str]:
+    """Those locked mails of a spool whose writer has died or is unknown, by name: the name of the writer, "" if unknown.
+
+    A lock is read only where the mail's name is not that of a living process. Raises OSError.
+    """
+    alive: dict[str, bool | None] = {name: is_alive(directory, name) for name in names_of_writers(directory)}
+    living = {found[1] for name, is_living in alive.items() if is_living and (found := _NAME.fullmatch(name))}
+    dead = {}
+    for mail in mails:
+        if spool.process_id_in(mail) not in living:
+            lock = _read_lock(directory / mail, {})
+            if lock is not None and not alive.get(lock.writer):
+                dead[mail] = lock.writer if lock.writer in alive else ""
+    return dead
 
 
 def _makers(directory: Path) -> dict[str, str]:
