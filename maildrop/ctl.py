@@ -1,50 +1,67 @@
-"""The command line ``maildropctl``: arguments -> Settings -> the rest; exit codes 0 well, 1 not, 2 usage."""
+"""The command line ``maildropctl``: arguments -> Settings -> ``commands``; exit codes 0 well, 1 not, 2 usage."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from itertools import cycle
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from maildrop import account, check, spool, wake, writers
+from maildrop import account, check, commands
 from maildrop import settings as settings_module
-from maildrop.pidfile import Holder, holder, running_pid
+from maildrop.commands import CommandFailed
+from maildrop.control import ControlError
+from maildrop.durations import parse_duration
+from maildrop.queue import State
 from maildrop.settings import Settings, SettingsError
-
-
-class CommandFailed(Exception):
-    """A command that could not do what it was asked for; says why."""
+from maildrop.status import UNKNOWN, Limit
 
 
 def main(arguments: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):    # what the terminal's encoding does not have must not end us
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     config = Path(options.config).absolute()
     if options.command == "check":    # a config file that is wrong is one of the things it tells
         return check.main(config)
     try:
         settings = settings_module.load(config)
-        if options.touches_spool and os.geteuid() == 0:
+        if options.command not in ("start", "stop", "restart") and os.geteuid() == 0:
             account.become(settings)
-        options.run(options, config, settings)
-    except (CommandFailed, SettingsError, OSError) as error:
+        status = options.run(options, config, settings)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:    # whoever read what we print has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    except (CommandFailed, ControlError, SettingsError, OSError) as error:
+        if options.command == "status" and _is_check(options):
+            print(f"MAILDROP UNKNOWN - {error}")
+            return UNKNOWN
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    return 0
+
+
+class Command(NamedTuple):
+    """One of the commands, as ``--help`` tells of it."""
+
+    name: str
+    run: Callable[[argparse.Namespace, Path, Settings], int] | None    # None: it needs no settings
+    says: str
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="maildropctl",
         description="Control the maildrop daemon and its spool.",
-        epilog=f"The config file that came with this package:\n  {settings_module.shipped_config()}",
+        epilog=f"COMMAND --help tells what a command takes.\nExit status: 0 well, 1 not, 2 wrong usage.\n\n"
+        f"The config file that came with this package:\n  {settings_module.shipped_config()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,    # the script that calls this looks for --config too, and for nothing shorter
     )
@@ -53,43 +70,110 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", default=default, help=config_help)
     after_command = argparse.ArgumentParser(add_help=False)
     after_command.add_argument("-c", "--config", default=argparse.SUPPRESS, help=config_help)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-
-    for name, run, says in (
-        ("start", start, "start the daemon; an error if it is already running"),
-        ("stop", stop, "stop the daemon and wait until it has ended; an error if it is not running"),
-        ("restart", restart, "stop the daemon if it is running, then start it"),
-    ):
-        command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
-        command.set_defaults(run=run, touches_spool=False)
-
-    says = "list what waits for a decision: locks that dead processes or other programs left, mails that may not be sent"
-    command = commands.add_parser("queue", parents=[after_command], help=says, description=says, allow_abbrev=False)
-    command.set_defaults(run=queue, touches_spool=True)
-
-    for name, run, says in (
-        ("retry", retry, "make deferred or failed mails due now; failed ones as if they had never been tried"),
-        ("release", release, "take the lock of a mail away whose writer has died or is unknown: it will be sent"),
-        ("delete", delete, "remove mails for good, failed ones too, and locked ones whose writer has died or is unknown"),
-    ):
-        command = commands.add_parser(name, parents=[after_command], help=says, description=says, allow_abbrev=False)
-        command.set_defaults(run=run, touches_spool=True)
-        command.add_argument("names", nargs="+", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
-        if run is retry:
-            yes = "also those whose transaction is not known to have committed"
-            command.add_argument("--yes", action="store_true", help=yes)
-
-    says = "tell whether config file, permissions, spool and relay are fit for use; changes and sends nothing"
-    commands.add_parser("check", parents=[after_command], help=says, description=says, allow_abbrev=False)
-
-    says = "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones"
-    make = commands.add_parser("make-emails", parents=[after_command], help=says, description=says, allow_abbrev=False)
-    make.set_defaults(run=make_emails, touches_spool=True)
-    make.add_argument("recipients", nargs="+", metavar="RECIPIENT", help="who gets them, in turn; ask them before")
-    make.add_argument("--unlocked", type=_count, default=10, metavar="N", help="mails to be sent (default: %(default)s)")
-    make.add_argument("--locked", type=_count, default=2, metavar="M", help="mails not to be sent (default: %(default)s)")
-    make.add_argument("--sender", default="root@localhost", help="whom they are from (default: %(default)s)")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for command in COMMANDS:
+        added = subparsers.add_parser(
+            command.name, parents=[after_command], help=command.says, description=command.says, allow_abbrev=False
+        )
+        command.add_arguments(added)
+        added.set_defaults(run=command.run, refuse=added.error)
     return parser
+
+
+# -- their arguments --
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as a JSON object")
+    how.add_argument("--prometheus", action="store_true", help="in Prometheus's text format, for node_exporter's textfile folder")
+    check = parser.add_argument_group(
+        "as a Nagios plugin",
+        "With one of these, one line is printed, and the exit status is 0 for OK, 1 for WARNING, 2 for CRITICAL, 3 for UNKNOWN. "
+        "MAX is the limit above which it is CRITICAL, or two with a comma between them: WARNING,CRITICAL.",
+    )
+    check.add_argument("--max-age", type=_age_limit, metavar="MAX", help="of the oldest mail that waits: 90s, 15m, 2h, 3d")
+    check.add_argument("--max-size", type=_count_limit, metavar="MAX", help="mails that wait")
+    check.add_argument("--max-failed", type=_count_limit, metavar="MAX", help="failed mails that nobody has looked after")
+
+
+def _is_check(options: argparse.Namespace) -> bool:
+    return any((options.max_age, options.max_size, options.max_failed))
+
+
+def _queue_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these mails")
+    _filter_arguments(parser)
+    parser.add_argument("-n", "--limit", type=_count, metavar="N", help="at most so many")
+    parser.add_argument("--newest", action="store_true", help="the newest first, instead of the oldest")
+    shape = "count recipients by domain and age in minutes instead, as qshape does; without --state, of what is to be sent"
+    parser.add_argument("--shape", action="store_true", help=shape)
+    parser.add_argument("--json", action="store_true", help="as a JSON array, a line for each mail")
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
+    parser.add_argument("--body", action="store_true", help="the body too")
+    parser.add_argument("--json", action="store_true", help="as a JSON object")
+
+
+def _choice_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="file name of a mail, as the log has it: NAME or failed/NAME.N")
+    _filter_arguments(parser)
+    parser.add_argument("--all", action="store_true", help="all of them")
+
+
+def _retry_arguments(parser: argparse.ArgumentParser) -> None:
+    _choice_arguments(parser)
+    unsettled = "also those whose transaction is not known to have committed"
+    parser.add_argument("-y", "--yes", action="store_true", help=unsettled)
+
+
+def _delete_arguments(parser: argparse.ArgumentParser) -> None:
+    _choice_arguments(parser)
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    says = "Those that fit all of what is given. PATTERN is one as the shell has them: '*@example.org'."
+    chosen = parser.add_argument_group("which mails", says)
+    chosen.add_argument("--sender", default="", metavar="PATTERN", help="by the sender's address")
+    chosen.add_argument("--recipient", default="", metavar="PATTERN", help="by the address of one of the recipients")
+    chosen.add_argument("--subject", default="", metavar="TEXT", help="by text in the subject")
+    states = f"{', '.join(state.value for state in State)}; may be repeated"
+    chosen.add_argument("--state", action="append", default=[], type=_state, metavar="STATE", help=states)
+    chosen.add_argument("--older-than", default=0.0, type=_duration, metavar="AGE", help="90s, 15m, 2h, 3d")
+
+
+def _log_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("about", nargs="?", default="", metavar="TEXT", help="only lines with it: a mail's name, an address")
+    parser.add_argument("-n", "--lines", type=_count, default=20, metavar="N", help="so many of the last ones (default: %(default)s)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with those to come; Ctrl-C ends it")
+    parser.add_argument("--json", action="store_true", help="as a JSON array; with --follow an object a line")
+
+
+def _make_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipients", nargs="+", metavar="RECIPIENT", help="who gets them, in turn; ask them before")
+    parser.add_argument("--unlocked", type=_count, default=10, metavar="N", help="mails to be sent (default: %(default)s)")
+    parser.add_argument("--locked", type=_count, default=2, metavar="M", help="mails not to be sent (default: %(default)s)")
+    parser.add_argument("--sender", default="root@localhost", help="whom they are from (default: %(default)s)")
+
+
+def _chosen(run: Callable[[argparse.Namespace, Path, Settings], int]) -> Callable[[argparse.Namespace, Path, Settings], int]:
+    """A command that does something to mails: it has to be told to which."""
+
+    def run_with_a_choice(options: argparse.Namespace, config: Path, settings: Settings) -> int:
+        described = [options.sender, options.recipient, options.subject, options.state, options.older_than, options.all]
+        if not options.names and not any(described):
+            options.refuse("say which mails: NAME, --sender, --recipient, --subject, --state, --older-than or --all")
+        if options.names and any(described):
+            options.refuse("names of mails and other ways to choose them do not go together")
+        return run(options, config, settings)
+
+    return run_with_a_choice
+
+
+# -- their values --
 
 
 def _count(text: str) -> int:
@@ -98,172 +182,70 @@ def _count(text: str) -> int:
     return int(text)
 
 
-# -- the daemon --
-
-
-def start(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    pid = running_pid(settings.pid_file)
-    if pid is not None:
-        raise CommandFailed(f"maildrop daemon already started (process {pid}).")
-    if settings.pid_file.exists():
-        print("Warning: maildrop daemon not found, its pid file is stale.", file=sys.stderr, flush=True)
-    daemon = str(Path(__file__).with_name("maildrop.py"))
-    os.execv(sys.executable, [sys.executable, daemon, str(config)])
-
-
-def stop(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    found = holder(settings.pid_file)
-    if found is None:
-        raise CommandFailed("maildrop daemon already stopped.")
-    pid = found.pid
+def _duration(text: str) -> float:
     try:
-        _terminate(found)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise CommandFailed(f"process {pid} belongs to another account") from None
-    patience_s = settings.data_timeout_s + 10    # as long as it may wait for a relay that has a whole mail
-    deadline = time.monotonic() + patience_s
-    while running_pid(settings.pid_file) == pid:
-        if time.monotonic() > deadline:
-            raise CommandFailed(f"process {pid} has not ended within {patience_s:.0f} seconds")
-        time.sleep(0.05)
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _terminate(daemon: Holder) -> None:
-    """Send SIGTERM with no more rights than those of the pid file's owner, who can put any number there.
-
-    Raises ProcessLookupError, PermissionError.
-    """
-    if daemon.uid in (0, os.geteuid()):
-        os.kill(daemon.pid, signal.SIGTERM)
-        return
-    if os.geteuid() != 0:
-        raise PermissionError
-    command = ["/bin/sh", "-c", 'kill "$0"', str(daemon.pid)]
-    if subprocess.run(command, user=daemon.uid, extra_groups=[], stderr=subprocess.DEVNULL).returncode:
-        os.kill(daemon.pid, 0)
-        raise PermissionError
-
-
-def restart(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    if running_pid(settings.pid_file) is not None:
-        stop(options, config, settings)
-    start(options, config, settings)
-
-
-# -- the spool --
-
-
-def queue(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    for directory in settings.spools:
-        locks = list(writers.locks(directory)) if directory.is_dir() else []
-        alive = {name: writers.is_alive(directory, name) for name in {lock.writer for lock in locks}}
-        for lock in locks:
-            if alive[lock.writer] is None:
-                print(f"{lock.mail}: locked, nobody knows by whom: release or delete it if you do")
-            elif not alive[lock.writer]:
-                print(f"{lock.mail}: locked by {lock.writer}, which has died: its Zope settles that when it starts")
-        for path in sorted((directory / spool.FAILED).glob("*")):
-            if spool.read_note(path, "Committed"):
-                print(f"{path}: {spool.read_note(path, 'Failed')}: retry it with --yes, or delete it")
-
-
-def retry(options: argparse.Namespace, config: Path, settings: Settings) -> None:
+def _state(text: str) -> State:
     try:
-        for path, mail in _claimed(options.names, settings):
-            with mail:
-                if mail.is_unsettled and not options.yes:
-                    raise CommandFailed(f"{path}: its transaction is not known to have committed; send it with --yes")
-                print(f"{path}: due as {spool.renew(mail).name}")
-    finally:
-        for directory in settings.spools:
-            wake.announce(directory)
+        return State(text.lower())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(state.value for state in State)}") from None
 
 
-def delete(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    paths = [_find(name, settings) for name in options.names]
-    for name, path in zip(options.names, paths, strict=True):
-        if _is_locked(path):
-            with _held(path):
-                spool.Draft(path).discard()
-        else:
-            for _, mail in _claimed([name], settings):
-                with mail:
-                    spool.remove(mail)
-        print(f"{path}: deleted")
+def _age_limit(text: str) -> Limit:
+    return _limit(text, _duration)
 
 
-def release(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    paths = [_find(name, settings) for name in options.names]
-    for path in paths:
-        if not _is_locked(path):
-            raise CommandFailed(f"{path}: is not locked")
-    for path in paths:
-        with _held(path):
-            spool.Draft(path).release()
-        print(f"{path}: released")
-        wake.announce(path.parent, [path.name])
+def _count_limit(text: str) -> Limit:
+    return _limit(text, _count)
 
 
-def _is_locked(path: Path) -> bool:
-    return path.parent.name != spool.FAILED and os.path.lexists(spool.lock_path(path))
+def _limit(text: str, value: Callable[[str], float]) -> Limit:
+    *warning, critical = map(value, text.split(","))
+    if len(warning) > 1 or warning and warning[0] > critical:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither MAX nor WARNING,CRITICAL")
+    return Limit(critical, *warning)
 
 
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """The lock of a mail is ours to end, and nobody else settles it meanwhile. Raises CommandFailed."""
-    lock = writers.lock_of(path)
-    try:
-        dead = writers.take(path.parent, lock.writer) if lock else None
-    except writers.WriterAlive:
-        raise CommandFailed(f"{path}: locked by a process that is alive, or is being settled") from None
-    with dead or nullcontext():
-        if not _is_locked(path):
-            raise CommandFailed(f"{path}: was settled by somebody else")
-        yield
-
-
-def _claimed(names: list[str], settings: Settings) -> Iterator[tuple[Path, spool.SpooledMail]]:
-    """The mails of these names, claimed one by one so that no daemon is sending them. Raises CommandFailed."""
-    for path in [_find(name, settings) for name in names]:
-        try:
-            yield path, spool.claim(path, math.inf, settings.fsync)
-        except (spool.SpoolBusy, spool.NotAMail) as error:
-            raise CommandFailed(f"{path}: {error}") from error
-
-
-def _find(name: str, settings: Settings) -> Path:
-    for directory in settings.spools:
-        for path in (directory / name, directory / spool.FAILED / name):
-            below = path.parent in (directory, directory / spool.FAILED)
-            if below and (os.path.lexists(path) or name and _is_locked(path)):
-                return path
-    raise CommandFailed(f"there is no mail {name} in {', '.join(map(str, settings.spools))}")
-
-
-def make_emails(options: argparse.Namespace, config: Path, settings: Settings) -> None:
-    spools = cycle(settings.spools)
-    recipients = cycle(options.recipients)
-    for directory in settings.spools:
-        spool.make_spool(directory, settings.directory_mode)
-    for number in range(options.unlocked + options.locked):
-        locked = number >= options.unlocked
-        draft = spool.Draft(next(spools) / spool.new_name(), settings.spool_mode)
-        draft.write(options.sender, recipient := next(recipients), _test_mail(options.sender, recipient, number, locked))
-        if not locked:
-            draft.release()
-    for directory in settings.spools:
-        wake.announce(directory)
-    print(f"{options.unlocked} unlocked and {options.locked} locked mails are in {', '.join(map(str, settings.spools))}")
-
-
-def _test_mail(sender: str, recipient: str, number: int, locked: bool) -> bytes:
-    subject = f"***LOCKED*** {number + 1}: must not arrive" if locked else f"unlocked {number + 1}"
-    return (
-        f"From: Maildrop test <{sender}>\nTo: {recipient}\nSubject: {spool.one_line(subject)}\n\n"
-        "Written by maildropctl make-emails.\n"
-    ).encode("utf-8", "surrogateescape")
+COMMANDS = (
+    Command("start", commands.start, "start the daemon; an error if it is already running"),
+    Command("stop", commands.stop, "stop the daemon and wait until it has ended; an error if it is not running"),
+    Command("restart", commands.restart, "stop the daemon if it is running, then start it"),
+    Command(
+        "status",
+        commands.show_status,
+        "tell how daemon and spools are, at a glance; exit status 1 if the daemon is not running",
+        _status_arguments,
+    ),
+    Command("queue", commands.show_queue, "list the mails in the spools, the oldest first", _queue_arguments),
+    Command("show", commands.show, "show a mail: envelope and header fields", _show_arguments),
+    Command(
+        "retry",
+        _chosen(commands.retry),
+        "make deferred or failed mails due now, as if they had never been tried",
+        _retry_arguments,
+    ),
+    Command(
+        "release",
+        _chosen(commands.release),
+        "take the lock of mails away whose writer has died or is unknown: they will be sent",
+        _choice_arguments,
+    ),
+    Command("delete", _chosen(commands.delete), "remove mails for good, failed and orphaned ones too; asks first", _delete_arguments),
+    Command("flush", commands.flush, "make all deferred mails due now"),
+    Command("check", None, "tell whether config file, permissions, spool and relay are fit for use; changes and sends nothing"),
+    Command("log", commands.show_log, "show the last lines of the daemon's log", _log_arguments),
+    Command(
+        "make-emails",
+        commands.make_emails,
+        "fill the spool with mails, to prove a setup: what arrives must be exactly the unlocked ones",
+        _make_arguments,
+    ),
+)
 
 
 if __name__ == "__main__":

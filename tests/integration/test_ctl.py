@@ -1,7 +1,8 @@
-"""maildropctl retry, release, delete and queue, by the real script on a spool as it lies on disk."""
+"""maildropctl retry, release, delete and flush, by the real script on a spool as it lies on disk."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.daemon import MaildropDaemon, run_script
+from support.daemon import SCRIPTS, MaildropDaemon, run_script
 from support.ports import free_port
 from support.relay_server import RelayServer
 
@@ -31,8 +32,10 @@ def site(tmp_path):
     return site
 
 
-def ctl(site, *arguments):
-    return run_script("maildropctl", "--config", site.config, *arguments)
+def ctl(site, command, *arguments):
+    """Nobody is there to be asked."""
+    sure = ["--yes"] if command == "delete" else []
+    return run_script("maildropctl", "--config", site.config, command, *sure, *arguments)
 
 
 def put(directory: Path, name: str, notes: bytes = NOTES, due_in_s: float = 0) -> Path:
@@ -52,7 +55,10 @@ def failed(site) -> Path:
 
 
 def locked(site, writer: str = "") -> Path:
-    draft = spool.Draft(site.spool / spool.new_name())
+    name = spool.new_name()
+    if writer:    # each process makes names of its own
+        name = name[:-8] + writer.rsplit("-", 2)[1]
+    draft = spool.Draft(site.spool / name)
     draft.write("zoe@example.org", "ann@example.org", MESSAGE, {"Transaction": f"{writer} token"} if writer else {})
     return draft.path
 
@@ -180,6 +186,125 @@ def test_a_mail_that_is_due_can_be_deleted(site):
     assert everything_in(site.spool) == {}
 
 
+def asked_to_delete(site, *names, answer):
+    command = [SCRIPTS / "maildropctl", "--config", site.config, "delete", *names]
+    return subprocess.run(command, input=answer, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("answer", ["y\n", "YES\n"])
+def test_a_mail_is_deleted_when_the_answer_is_yes(site, answer):
+    path = deferred(site)
+    result = asked_to_delete(site, path.name, answer=answer)
+    assert (result.returncode, result.stderr) == (0, f"Delete {path.name} for good? [y/N] ")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "", "yesterday\n"])
+def test_nothing_is_deleted_when_the_answer_is_anything_else(site, answer):
+    path = deferred(site)
+    result = asked_to_delete(site, path.name, answer=answer)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith("Error: nothing was deleted\n")
+    assert path.exists()
+
+
+def test_the_question_tells_how_many_there_are(site):
+    for _ in range(12):
+        deferred(site)
+    result = asked_to_delete(site, "--all", answer="y\n")
+    assert result.stderr.startswith("Delete 12 mails, ")
+    assert everything_in(site.spool) == {}
+
+
+# -- flush --
+
+
+def test_a_flush_makes_all_deferred_mails_due_and_forgets_nothing_of_them(site, waker):
+    paths, kept = [deferred(site), deferred(site)], failed(site)
+    before = everything_in(site.spool)
+    result = ctl(site, "flush")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "".join(f"{path}: due\n" for path in paths)
+    assert sorted(due(site)) == paths
+    assert everything_in(site.spool) == before and kept.exists()
+    assert waker.wait(0).look
+
+
+def test_a_flush_passes_over_a_mail_that_somebody_has_claimed_and_says_so(site):
+    claimed, free = deferred(site), deferred(site)
+    with spool.claim(claimed, time.time() + 2 * HOUR):
+        result = ctl(site, "flush")
+    assert (result.returncode, result.stdout) == (1, f"{free}: due\n")
+    assert result.stderr == f"Error: {claimed}: {claimed} is claimed by another process\n"
+
+
+def test_a_flushed_mail_is_sent_by_the_daemon(tmp_path):
+    with RelayServer() as relay, MaildropDaemon(tmp_path, relay.port) as daemon:
+        deferred(daemon)
+        assert ctl(daemon, "flush").returncode == 0
+        daemon.wait_until(lambda: len(relay.accepted) == 1 and not daemon.waiting())
+
+
+# -- mails that are described instead of named --
+
+
+@pytest.fixture
+def three(site):
+    """A deferred mail of an hour ago, a failed one to somebody else, and one that is due, of another sender."""
+    first, second, third = deferred(site), failed(site), put(site.spool, spool.new_name(), notes=b"")
+    second.write_bytes(second.read_bytes().replace(b"ann@example.org", b"Bob@Example.com"))
+    third.write_bytes(third.read_bytes().replace(b"zoe@", b"eve@"))
+    return {"deferred": first, "failed": second, "due": third}
+
+
+CHOICES = {
+    "--all": {"deferred", "failed"},
+    "--recipient ann@example.org": {"deferred"},
+    "--recipient *@EXAMPLE.com": {"failed"},
+    "--recipient *@example.* --state failed": {"failed"},
+    "--sender zoe@*": {"deferred", "failed"},
+    "--sender eve@example.org --state due": {"due"},
+    "--state deferred --state due": {"deferred", "due"},
+    "--subject X": {"deferred", "failed"},
+    "--subject y": set(),
+    "--older-than 1s --state due": set(),
+}
+
+
+@pytest.mark.parametrize("options", CHOICES)
+def test_those_mails_are_retried_that_fit_the_description(site, three, options):
+    result = ctl(site, "retry", *options.split())
+    assert result.returncode == 0
+    told = {line.partition(":")[0] for line in result.stdout.splitlines()}
+    assert told == {str(three[kind]) for kind in CHOICES[options]}
+    assert (result.stderr == "no mail is like that\n") == (not told)
+
+
+def test_delete_all_removes_what_waits_and_what_has_failed(site, three):
+    assert ctl(site, "delete", "--all").returncode == 0
+    assert everything_in(site.spool) == {}
+
+
+def test_older_than_counts_from_when_a_mail_was_queued(site):
+    put(site.spool, spool.new_name())
+    old = put(site.spool, "20260101T000000.000000-00000000")
+    assert ctl(site, "delete", "--older-than", "2h").stdout == f"{old}: deleted\n"
+    assert len(everything_in(site.spool)) == 1
+
+
+def test_a_locked_mail_is_not_among_all(site, three):
+    locked = put(site.spool, spool.new_name())
+    spool.lock_path(locked).touch()
+    assert ctl(site, "delete", "--all").returncode == 0
+    assert sorted(everything_in(site.spool)) == [locked.name, f"{locked.name}.lck"]
+
+
+def test_a_wrong_name_is_an_error_that_names_near_ones(site):
+    path, kept = deferred(site), failed(site)
+    assert f"; did you mean {path.name}" in ctl(site, "retry", path.name[:-1]).stderr
+    assert f"; did you mean failed/{kept.name}" in ctl(site, "delete", kept.name[:-2]).stderr
+
+
 # -- what is refused --
 
 COMMANDS = pytest.mark.parametrize("command", ["retry", "delete"])
@@ -198,6 +323,20 @@ def assert_refused(site, command, *names, because):
 @COMMANDS
 def test_without_a_name_nothing_is_done(site, command):
     assert ctl(site, command).returncode == 2
+
+
+@COMMANDS
+def test_names_and_descriptions_do_not_go_together(site, command):
+    path = deferred(site)
+    result = ctl(site, command, path.name, "--all")
+    assert (result.returncode, path.exists()) == (2, True)
+
+
+@COMMANDS
+@pytest.mark.parametrize("option", ["--state=lost", "--older-than=soon", "--sent-by=zoe@example.org"])
+def test_a_description_that_cannot_be_understood_is_wrong_usage(site, command, option):
+    path = deferred(site)
+    assert (ctl(site, command, option).returncode, path.exists()) == (2, True)
 
 
 @COMMANDS
@@ -268,26 +407,42 @@ def test_the_queue_tells_of_locks_of_the_dead_and_the_unknown_and_of_mails_that_
     deferred(site)
     failed(site)
     writer = writers.join(site.spool, 0o600, "token")
-    locked(site, writer.name)
+    alive = locked(site, writer.name)
     name = dead_writer(site)
-    orphan, stranger = locked(site, name), put(site.spool, "stranger")
+    orphan, stranger = locked(site, name), put(site.spool, "stranger", b"")
     spool.lock_path(stranger).touch()
     unsettled = put(site.spool / "failed", f"{spool.new_name()}.0", b"##Failed:nobody knows\n##Committed:unknown\n")
     before = everything_in(site.spool)
-    result = ctl(site, "queue")
+    result = ctl(site, "queue", "--json", "--state", "locked", "--state", "orphaned", "--state", "failed")
     writer.leave("token")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines() == [
-        f"{orphan}: locked by {name}, which has died: its Zope settles that when it starts",
-        f"{stranger}: locked, nobody knows by whom: release or delete it if you do",
-        f"{unsettled}: nobody knows: retry it with --yes, or delete it",
-    ]
+    found = {mail["name"]: (mail["state"], mail["reply"], mail["unsettled"]) for mail in json.loads(result.stdout)}
+    del found[next(name for name in found if name.endswith(".1"))]
+    assert found == {
+        alive.name: ("locked", "", False),
+        orphan.name: ("orphaned", f"locked by {name}, which has died: its Zope settles that when it starts", False),
+        stranger.name: ("locked", "nobody knows by whom: release or delete it if you do", False),
+        f"failed/{unsettled.name}": ("failed", "nobody knows", True),
+    }
     assert everything_in(site.spool) == before
 
 
 def test_the_queue_of_a_spool_that_is_not_there_yet_tells_nothing(site, tmp_path):
     site.configure(MAILDROP_SPOOL=tmp_path / "none")
     assert (ctl(site, "queue").returncode, ctl(site, "queue").stdout) == (0, "")
+
+
+def test_orphans_are_released_or_deleted_all_together_and_no_others(site):
+    name = dead_writer(site)
+    writer = writers.join(site.spool, 0o600, "token")
+    alive, first, second = locked(site, writer.name), locked(site, name), locked(site, name)
+    try:
+        assert ctl(site, "release", "--all").stdout == f"{first}: released\n{second}: released\n"
+        third = locked(site, name)
+        assert ctl(site, "delete", "--state", "orphaned").stdout == f"{third}: deleted\n"
+    finally:
+        writer.leave("token")
+    assert mails_and_locks(site) == sorted([alive.name, f"{alive.name}.lck", first.name, second.name])
 
 
 @pytest.mark.parametrize("committed", [b"no", b"unknown"])
