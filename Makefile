@@ -14,7 +14,7 @@ run: $(VENV)/demo.stamp
 	@$(VENV)/bin/python tests/support/demo.py $(if $(ONCE),--once) instance
 
 test: $(VENV)/test.stamp
-	@$(INSTALL) --optional chromium libsasl2-modules postfix sasl2-bin shellcheck strace
+	@$(INSTALL) --optional chromium libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
 	$(VENV)/bin/python -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal --least-fault-cases 400)
 
 fuzz: $(VENV)/test.stamp

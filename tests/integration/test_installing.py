@@ -18,6 +18,8 @@ EXPECTED = {
     "maildrop/maildrop.py",
     "maildrop/bin/README",
     "maildrop/bin/find_python.sh",
+    "maildrop/bin/maildrop.service",
+    "maildrop/bin/maildrop.logrotate",
     "Products/MaildropHost/__init__.py",
     "Products/MaildropHost/www/add.zpt",
     "Products/MaildropHost/www/edit.zpt",
