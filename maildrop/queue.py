@@ -102,26 +102,30 @@ def _entries(directory: Path, now: float, has_failed: bool) -> Iterator[Entry]:
     descriptor = _open_directory(directory / FAILED if has_failed else directory)
     try:
         names, locked = _list(descriptor)
-        orphans = {} if has_failed else writers.orphans(directory, locked.intersection(names))
+        orphans = {} if has_failed or not locked else writers.orphans(directory, locked.intersection(names))
         for name in names:
-            with suppress(OSError):    # gone since
+            try:
                 if has_failed:
                     yield _failed_entry(directory, name, descriptor)
                 elif name in locked:
                     yield _locked_entry(directory, name, descriptor, orphans)
                 else:
                     yield _free_entry(directory, name, descriptor, now)
+            except OSError:    # gone since
+                continue
     finally:
         os.close(descriptor)
 
 
 def _free_entry(directory: Path, name: str, descriptor: int, now: float) -> Entry:
     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-    if not is_our_name(name) and not _begins_like_a_mail(name, descriptor):
-        state = State.UNUSABLE
-    else:
-        state = State.DUE if time_has_come(status, now) else State.DEFERRED
-    return Entry(directory, name, state, _queued_at(name, status), status.st_size)
+    queued_at = _made_at(name) if len(name) == _OUR_LENGTH else None
+    if queued_at is None:
+        queued_at = max(status.st_ctime, 0.0)
+        if not _begins_like_a_mail(name, descriptor):
+            return Entry(directory, name, State.UNUSABLE, queued_at, status.st_size)
+    state = State.DUE if time_has_come(status, now) else State.DEFERRED
+    return Entry(directory, name, state, queued_at, status.st_size)
 
 
 def _locked_entry(directory: Path, name: str, descriptor: int, orphans: Mapping[str, str]) -> Entry:
@@ -175,11 +179,18 @@ def _begins_like_a_mail(name: str, directory: int) -> bool:
 
 
 def _queued_at(name: str, status: os.stat_result) -> float:
-    """Our names say it, and those of their copies in ``failed/``."""
+    made_at = _made_at(name)
+    return max(status.st_ctime, 0.0) if made_at is None else made_at
+
+
+def _made_at(name: str) -> float | None:
+    """The time in a name of our making, or in that of its copy in ``failed/``; None for any other name."""
     if is_our_name(name[:_OUR_LENGTH]):
-        with suppress(ValueError):
+        try:
             return _minute(name[:13]) + float(name[13:22])
-    return max(status.st_ctime, 0.0)
+        except ValueError:
+            pass
+    return None
 
 
 @lru_cache(maxsize=10_000)
@@ -257,7 +268,7 @@ def row_of(mail: SpooledMail, entry: Entry, now: float) -> Row:
         sender, recipients = envelope.sender, envelope.recipients
     except (MalformedEnvelope, MalformedMail):
         sender, recipients = None, (printable(mail.recipients_text),)
-    notes = dict(mail.lines_with({}))
+    notes = mail.notes
     queued_at = mail.queued_at if "Queued" in notes else entry.queued_at
     reply = entry.note or notes.get("Failed") or notes.get("Last-Reply") or ""
     return Row(

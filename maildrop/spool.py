@@ -348,7 +348,7 @@ class SpooledMail:
         self.content_size = status.st_size - head.content_start
         self._content_begins = head.content_begins
         self._lines = head.lines
-        notes = dict(head.lines)
+        self.notes = notes = dict(head.lines)    # what the envelope says, by key
         # Its ctime is when it came, also where a stranger set an mtime of his own; later versions of it say so themselves.
         self.queued_at = min(_parse_time(notes.get("Queued", ""), status.st_ctime), max(status.st_ctime, 0.0))
         self.attempts = _parse_count(notes.get("Attempts", ""))

@@ -69,6 +69,12 @@ def test_what_can_be_no_mail_is_not_listed(spool_directory):
     assert survey(spool_directory) == []
 
 
+def test_a_name_that_goes_on_behind_one_of_ours_is_a_strangers(spool_directory):
+    (spool_directory / f"{name_at(NOW)}.bak").write_text("no mail")
+    put(spool_directory / f"{name_at(NOW)}~")
+    assert sorted(entry.state.value for entry in survey(spool_directory)) == ["due", "unusable"]
+
+
 def test_a_spool_that_does_not_exist_has_no_mails(tmp_path):
     assert queue.survey([tmp_path / "nowhere"], NOW) == []
 
