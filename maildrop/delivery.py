@@ -154,6 +154,7 @@ class Delivery:
     def _look(self) -> None:
         """Add to the backlog what is due in the spools. Mails that are not settled yet are looked at again soon."""
         self.next_look = time.monotonic() + self.settings.interval_s
+        self._recorder.flush()    # what a look finds is as it is on the disk
         self._log.end_block()    # so that the file can be moved away, however long the pass
         self._recorder.record_late()
         last = self._relay.to_be_last()

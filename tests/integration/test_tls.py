@@ -398,7 +398,7 @@ def test_sessions_that_lose_their_password_at_the_same_time_get_the_new_one_from
     relay.login = (USER, f"{TOKEN}-1")
 
     def expire(taken):
-        if len(relay.accepted) == 30:
+        if len(relay.accepted) >= 30:    # several sessions count at a time
             relay.login = (USER, f"{TOKEN}-2")
 
     relay.after_final = expire
