@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-import threading
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,20 +166,18 @@ def read(settings: Settings) -> Figures:
 
 
 class Bookkeeper:
-    """The daemon's side: counts, and saves now and then. For any thread; never raises."""
+    """The daemon's side: counts, and saves now and then. Any thread may count, one does the rest. Never raises."""
 
     def __init__(self, settings: Settings):
         self.settings = settings    # of which the next ones may have another VAR
         self._figures = read(settings)
-        self._lock = threading.Lock()
-        self._new = dict.fromkeys(_ORDER, 0)
+        self._new: deque[tuple[Outcome, int]] = deque()    # what was counted since the last save; for any thread
         self._has_news = False
         self._last_save = -_SAVE_EVERY_S    # monotonic time
 
     def count(self, outcome: Outcome, recipients: int) -> None:
-        """So many recipients had that outcome."""
-        with self._lock:
-            self._new[outcome] += recipients
+        """So many recipients had that outcome. Cheap: this is done for each mail."""
+        self._new.append((outcome, recipients))
         self._has_news = True
 
     def pass_began(self) -> None:
@@ -220,9 +218,11 @@ class Bookkeeper:
         """Replace the file by what is known now."""
         self._last_save = time.monotonic()
         self._has_news = False
-        with self._lock:
-            new, self._new = self._new, dict.fromkeys(_ORDER, 0)
-        self._figures.add(Counts(*(new[outcome] for outcome in _ORDER)), time.time())
+        new = dict.fromkeys(_ORDER, 0)
+        while self._new:
+            outcome, recipients = self._new.popleft()
+            new[outcome] += recipients
+        self._figures.add(Counts(*new.values()), time.time())
         path = path_of(self.settings)
         beginning = path.with_name(f".{path.name}")
         with suppress(OSError):    # then it is for the next time

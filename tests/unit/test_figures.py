@@ -1,6 +1,7 @@
 """What a daemon keeps of what it has done."""
 
 import os
+import threading
 import time
 
 import pytest
@@ -193,3 +194,19 @@ def test_an_outage_lasts_from_its_first_error_until_the_relay_answers(site):
     keeper.relay_answers()
     keeper.save()
     assert (figures.read(site).outage, figures.read(site).error) == (None, known.error)
+
+
+def test_no_count_of_several_threads_is_lost(site):
+    keeper = Bookkeeper(site)
+
+    def count():
+        for _ in range(1000):
+            keeper.count(Outcome.DELIVERED, 1)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        keeper.save()
+    keeper.save()
+    assert figures.read(site).total == Counts(8000)
