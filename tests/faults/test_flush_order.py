@@ -134,7 +134,8 @@ def violations(calls: list[Call], spool: Path) -> list[str]:
             removals = {path for path in removals if path.parent != paths[0]}
         elif call.name.startswith(("rename", "unlink")):
             target = paths[-1]
-            if call.name.startswith("rename") and paths[0] in unflushed:
+            is_of_the_spool = target.is_relative_to(spool)    # the daemon's figures promise nothing
+            if call.name.startswith("rename") and paths[0] in unflushed and is_of_the_spool:
                 found.append(f"{target.name} renamed before its bytes were flushed")
             if target.parent == spool:
                 copies_must_be_safe(f"{target.name} was changed", target.name)
