@@ -231,7 +231,8 @@ def show_log(options: argparse.Namespace, config: Path, settings: Settings) -> i
         return 0
     screen = Screen(sys.stdout)
     for line in lines:
-        screen.say(json.dumps(line.as_json()) if options.json else screen.coloured(line.text, _OUTCOME_COLOURS.get(line.outcome, "")))
+        text = screen.coloured(line.text, _OUTCOME_COLOURS.get(line.outcome, ""))
+        screen.say(json.dumps(line.as_json()) if options.json else text)
         sys.stdout.flush()
     return 0
 

@@ -47,11 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+Run = Callable[[argparse.Namespace, Path, Settings], int]    # returns the exit status
+
+
 class Command(NamedTuple):
     """One of the commands, as ``--help`` tells of it."""
 
     name: str
-    run: Callable[[argparse.Namespace, Path, Settings], int] | None    # None: it needs no settings
+    run: Run | None    # None: it needs no settings
     says: str
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 
@@ -159,7 +162,7 @@ def _make_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sender", default="root@localhost", help="whom they are from (default: %(default)s)")
 
 
-def _chosen(run: Callable[[argparse.Namespace, Path, Settings], int]) -> Callable[[argparse.Namespace, Path, Settings], int]:
+def _chosen(run: Run) -> Run:
     """A command that does something to mails: it has to be told to which."""
 
     def run_with_a_choice(options: argparse.Namespace, config: Path, settings: Settings) -> int:

@@ -33,7 +33,10 @@ def test_what_is_no_terminal_gets_tabs_and_neither_head_nor_colours():
     assert Screen(stream).coloured("x", "red") == "x"
 
 
-@pytest.mark.parametrize(("text", "width", "shown"), [("abcdef", 6, "abcdef"), ("abcdefg", 6, "abc..."), ("\u65e5\u672c\u65e5\u672c", 7, "\u65e5\u672c...")])
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [("abcdef", 6, "abcdef"), ("abcdefg", 6, "abc..."), ("\u65e5\u672c\u65e5\u672c", 7, "\u65e5\u672c...")],
+)
 def test_text_that_does_not_fit_is_cut(text, width, shown):
     assert cut(text, width) == shown
     assert columns_of(shown) <= width
