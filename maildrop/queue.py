@@ -25,7 +25,16 @@ from maildrop.envelope import MalformedEnvelope
 from maildrop.headerfields import subject
 from maildrop.logfile import printable
 from maildrop.scan import may_be_mail
-from maildrop.spool import FAILED, LOCK_SUFFIX, MalformedMail, NotAMail, SpoolBusy, SpooledMail, is_our_name, time_has_come
+from maildrop.spool import (
+    FAILED,
+    LOCK_SUFFIX,
+    MalformedMail,
+    NotAMail,
+    SpoolBusy,
+    SpooledMail,
+    is_our_name,
+    time_has_come,
+)
 
 _OUR_LENGTH = len(spool.new_name())
 _MAIL_BEGINS = b"##To:"
