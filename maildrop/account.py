@@ -55,10 +55,13 @@ def _give_directories(settings: Settings, account: pwd.struct_passwd) -> None:
 
 
 def _drop_to(account: pwd.struct_passwd) -> None:
-    """Raises AccountError where a way back is left."""
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setgid(account.pw_gid)    # for root, these set the real, the effective and the saved id
-    os.setuid(account.pw_uid)
+    """Raises AccountError where that is not allowed, or a way back is left."""
+    try:
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setgid(account.pw_gid)    # for root, these set the real, the effective and the saved id
+        os.setuid(account.pw_uid)
+    except OSError as error:    # root without that right, as in some containers
+        raise AccountError(f'MAILDROP_USER="{account.pw_name}": root may not become that account: {error.strerror}') from None
     ids = {os.getuid(), os.geteuid()}, {os.getgid(), os.getegid()}
     try:
         os.setuid(0)

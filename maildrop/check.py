@@ -131,6 +131,7 @@ def _of_daemon(settings: Settings) -> Finding:
 def _of_spool(directory: Path) -> Finding:
     about = f"spool: {directory}"
     try:
+        spool.check_spool(directory)
         found = scan(directory, time.time())
         failed = count(directory / spool.FAILED)
         waiting = count(directory)

@@ -314,11 +314,14 @@ class Connection:
         for host in (host for host in self._relay.hosts() if host not in refused_by):
             try:
                 takes_flights = not is_plain and self._relay.takes_flights(host)
-                return Session(host, self._settings, self._credentials, takes_flights)
+                session = Session(host, self._settings, self._credentials, takes_flights)
+                self._relay.serves(host)
+                return session
             except RelayUnavailable as error:
                 unavailable = error
                 if self._stopping.is_set() or not self._is_alone():
                     break
+                self._relay.passed_over(host, error)
                 self._relay.move_on_from(host)
         assert unavailable
         raise unavailable

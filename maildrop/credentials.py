@@ -9,11 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from maildrop import sasl
 from maildrop.settings import Settings, SettingsError
 
 _LONGEST = 64 * 1024    # bytes; tokens have a few thousand
+_PATIENCE_S = 1.0    # what was killed ends sooner
 _TELLING = 12    # so many bytes of a secret are not there by chance; what is cut off behind them is caught too
 
 
@@ -146,7 +148,11 @@ class _Command:
     def cut(self) -> None:
         with self._lock:
             self._was_cut = True
-            if self._pid:
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._pid:
+            with suppress(ProcessLookupError, PermissionError):    # the latter where it has become another account's
                 os.killpg(self._pid, signal.SIGKILL)
 
     def _start(self, output: int) -> None:
@@ -154,6 +160,8 @@ class _Command:
         with self._lock:
             if self._was_cut:
                 raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: the daemon is about to end")
+            if self._pid and not os.waitpid(self._pid, os.WNOHANG)[0]:
+                raise PasswordUnavailable("MAILDROP_PASSWORD_COMMAND: it still runs since the last time, and cannot be ended")
             try:
                 # Not subprocess, which would hand on the signals that the daemon blocks: nobody could end what this starts
                 self._pid = os.posix_spawnp(
@@ -163,6 +171,7 @@ class _Command:
                     file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                         (os.POSIX_SPAWN_DUP2, output, 1),
+                        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
                     ],
                     setpgroup=0,
                     setsigmask=(),
@@ -185,12 +194,15 @@ class _Command:
             time.sleep(0.01)
 
     def _end(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs. What cannot be killed is remembered."""
+        patience = time.monotonic() + _PATIENCE_S
         with self._lock:
-            if self._pid:
-                os.killpg(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-                self._pid = None
+            self._kill()
+            while self._pid and time.monotonic() < patience:
+                if os.waitpid(self._pid, os.WNOHANG)[0]:
+                    self._pid = None
+                else:
+                    time.sleep(0.01)
 
 
 def _read(pipe: int, deadline: float) -> bytes:

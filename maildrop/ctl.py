@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from maildrop import account, check, commands
+from maildrop import account, check, commands, spool
 from maildrop import settings as settings_module
 from maildrop.commands import CommandFailed
 from maildrop.control import ControlError
@@ -29,8 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
         return check.main(config)
     try:
         settings = settings_module.load(config)
-        if options.command not in ("start", "stop", "restart") and os.geteuid() == 0:
-            account.become(settings)
+        if options.command not in ("start", "stop", "restart"):
+            if os.geteuid() == 0:
+                account.become(settings)
+            for directory in settings.spools:
+                spool.check_spool(directory)
         status = options.run(options, config, settings)
         sys.stdout.flush()
         return status

@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 1
     config = Path(arguments[0]).absolute()
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))    # what whoever starts us had open is none of our, or our account's, business
     try:
         settings = settings_module.load(config)
     except SettingsError as error:

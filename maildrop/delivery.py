@@ -79,9 +79,9 @@ class Delivery:
         """Begin no new mail, and break off those under way unless their end is already out. From another thread."""
         self.stopping.set()
         self._wake.ring()
-        self._credentials.cut()
         if crew := self._crew:
             crew.cut()
+        self._credentials.cut()
 
     def is_only_connecting(self) -> bool:
         """Whether there is nothing to wait for but connections that cannot be cut."""

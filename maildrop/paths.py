@@ -73,11 +73,16 @@ def open_to_write(path: Path, flags: int, mode: int) -> int:
     raise UnsafePath(str(path), "is not a plain file of this account, and another one may have made it")
 
 
-def open_to_read(path: Path) -> int:
-    """Open a regular file for reading, without waiting for the other end of a FIFO. Raises OSError."""
-    planted = os.O_NOFOLLOW if os.stat(path.parent).st_mode & stat.S_IWOTH else 0
-    descriptor = os.open(path, os.O_RDONLY | _NO_TRAPS | planted)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+def open_to_read(path: Path, follow: bool = True) -> int:
+    """Open a regular file for reading, without waiting for the other end of a FIFO. Raises OSError.
+
+    ``follow``: it may be a link, or have another name, unless everybody may write to its directory.
+    """
+    if follow:
+        follow = not os.stat(path.parent).st_mode & stat.S_IWOTH
+    descriptor = os.open(path, os.O_RDONLY | _NO_TRAPS | (0 if follow else os.O_NOFOLLOW))
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and (follow or status.st_nlink <= 1):
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "no regular file", str(path))

@@ -97,7 +97,7 @@ def holder(path: Path) -> Holder | None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            descriptor = open_to_read(path)
+            descriptor = open_to_read(path, follow=False)    # root would signal what somebody else's link leads to
         except FileNotFoundError:
             return None
         try:

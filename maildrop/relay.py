@@ -269,12 +269,15 @@ class Session:
         try:
             if settings.auth:
                 code, text = self._login_by_token(settings, password)
+            elif not (settings.login + password).isascii() and "PLAIN" in self._mechanisms():
+                code, text = self._smtp.docmd("AUTH", f"PLAIN {sasl.plain(settings.login, password)}")
             else:
                 code, text = self._smtp.login(settings.login, password)
             if code != 235:    # smtplib takes 503 for "logged in already": but this one never was
                 raise smtplib.SMTPAuthenticationError(code, text)
         except UnicodeError:
-            raise RelayUnavailable("Authentication failed", "login and password have to be ASCII") from None
+            reason = "login and password have to be ASCII, as the relay does not offer AUTH PLAIN"
+            raise RelayUnavailable("Authentication failed", reason) from None
         except smtplib.SMTPResponseException as error:
             is_final = error.smtp_code >= 500    # else the relay only cannot tell now (RFC 4954 section 6)
             kind = _OldPassword if is_final and self._credentials.refused(password) else RelayUnavailable
@@ -291,10 +294,13 @@ class Session:
 
     def _login_by_token(self, settings: Settings, token: str) -> tuple[int, bytes]:
         mechanism = settings.auth.upper()
-        if mechanism not in self._smtp.esmtp_features["auth"].upper().split():
+        if mechanism not in self._mechanisms():
             raise smtplib.SMTPException(f"the relay does not offer {mechanism}")
         said = sasl.MECHANISMS[settings.auth](settings.login, token, self.host, settings.smtp_port)
         return self._smtp.auth(mechanism, said)
+
+    def _mechanisms(self) -> list[str]:
+        return self._smtp.esmtp_features["auth"].upper().split()
 
     # -- a mail --
 

@@ -20,6 +20,7 @@ class RelayState:
         self._lock = threading.Lock()
         self._hosts: tuple[str, ...] = ()
         self._plain: set[str] = set()    # hosts that take one command at a time
+        self._passed_over: set[tuple[str, str]] = set()    # hosts that could not be used, and what that was called
         self.last_mail_at = -math.inf    # monotonic time
         self._outages: set[str] = set()    # what the present one has been called so far
         self.has_heard = False    # whether the relay has taken a mail's sender in this pass
@@ -57,6 +58,20 @@ class RelayState:
         with self._lock:
             if self._hosts[0] == host:
                 self._hosts = (*self._hosts[1:], host)
+
+    def passed_over(self, host: str, why: RelayUnavailable) -> None:
+        """It cannot be used while others might. Told once, until it serves again: mail may go another way than it should."""
+        with self._lock:
+            is_news = len(self._hosts) > 1 and (host, why.stage) not in self._passed_over
+            self._passed_over.add((host, why.stage))
+        if is_news:
+            self._log.notice(f"{host} cannot be used: {why}")
+
+    def serves(self, host: str) -> None:
+        """There is a session with it."""
+        if self._passed_over:
+            with self._lock:
+                self._passed_over = {(other, stage) for other, stage in self._passed_over if other != host}
 
     def takes_flights(self, host: str) -> bool:
         """Whether it may be sent several commands at once, if it says so."""

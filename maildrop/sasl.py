@@ -23,6 +23,11 @@ def oauthbearer(login: str, token: str, host: str, port: int) -> Said:
     return lambda challenge=None: begin if challenge is None else "\x01"
 
 
+def plain(login: str, password: str) -> str:
+    """What follows AUTH PLAIN, of any characters, which smtplib cannot say (RFC 4616 section 2, RFC 4954 section 4)."""
+    return base64.b64encode(f"\0{login}\0{password}".encode()).decode()
+
+
 MECHANISMS = {"xoauth2": xoauth2, "oauthbearer": oauthbearer}
 
 

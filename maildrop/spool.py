@@ -69,6 +69,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from maildrop.envelope import Envelope, MalformedEnvelope, parse_sender
+from maildrop.paths import check as check_directory
 from maildrop.paths import make_directory
 
 LOCK_SUFFIX = ".lck"
@@ -150,6 +151,13 @@ def make_spool(directory: Path, mode: int) -> None:
     """
     for path in (directory, directory / FAILED, directory / TMP):
         make_directory(path, mode)
+
+
+def check_spool(directory: Path) -> None:
+    """Raises UnsafePath where another account may have planted the spool or a directory in it."""
+    for path in (directory, directory / FAILED, directory / TMP):
+        with suppress(FileNotFoundError):
+            check_directory(path)
 
 
 # -- writing --

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,16 +17,21 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     The files they name are read again when they have changed. Raises SettingsError for one that cannot be used.
     """
     files = (settings.tls_cafile, settings.tls_certfile, settings.tls_keyfile)
-    return _context(settings.tls >= 2 and settings.tls_verify, *files, tuple(map(_state, files)))
+    states = tuple(map(_state, ("MAILDROP_TLS_CAFILE", "MAILDROP_TLS_CERTFILE", "MAILDROP_TLS_KEYFILE"), files))
+    return _context(settings.tls >= 2 and settings.tls_verify, *files, states)
 
 
-def _state(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when the file does."""
-    try:
-        status = path and os.stat(path)
-    except OSError:
+def _state(key: str, path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when the file does. Raises SettingsError for what is no file: OpenSSL would wait for a FIFO."""
+    if path is None:
         return None
-    return status and (status.st_ino, status.st_size, status.st_mtime_ns)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise SettingsError(f"{key}={str(path)!r}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise SettingsError(f"{key}={str(path)!r}: no regular file")
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=1)    # reading the authorities takes longer than sending many mails

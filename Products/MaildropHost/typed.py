@@ -4,7 +4,9 @@ MailHost takes a mail's header fields from the text that a page made up, and wha
 break in a form field can add header fields and recipients. Here such texts are refused, or kept to the body.
 """
 
+import json
 import re
+from contextlib import suppress
 from email.message import Message
 
 from Products.MailHost.MailHost import MailHostError, message_from_string
@@ -51,12 +53,20 @@ def parse(message_text, charset, is_body):
     if not isinstance(message, Message):
         text = message.decode(charset) if isinstance(message, bytes) else message
         message = message_from_string(_without_typed_fields(text, is_body) if isinstance(text, str) else text)
-    for part in message.walk():
+    for part in _own_parts(message):
         for name, value in part.raw_items():
             field = f"{name}: {value}"
             if _BREAKS_FIELD.search(_WIDE_BREAKS.sub(" ", field) if name.lower() == "subject" else field):
                 raise MaildropHostError(f"A line break or control character in the header field {name[:500]!r}")
     return message
+
+
+def _own_parts(message):
+    """The message and its parts, but for those of a message that it forwards: nothing is read from their fields."""
+    yield message
+    if message.is_multipart() and message.get_content_maintype() != "message":
+        for part in message.get_payload():
+            yield from _own_parts(part)
 
 
 _FIELDS = re.compile(r"(?:(?:From |[!-9;-~]*:|[ \t])[^\n]*(?:\n|\Z))*")    # as ``email`` knows them
@@ -83,19 +93,26 @@ def _without_typed_fields(text, is_body):
 
 
 def _typed():
-    """All that came with the request as text, blanks at its ends taken off."""
+    """All that came with the request as text, blanks at its ends taken off; once more with a line break before it."""
     request = getRequest()
     if request is None:
         return
     waiting = [getattr(request, name, None) for name in ("form", "cookies", "args")] + [request.get("traverse_subpath")]
+    if "json" in request.get("CONTENT_TYPE", "").lower():
+        with suppress(ValueError, TypeError, RecursionError):    # it is none
+            waiting.append(json.loads(request.get("BODY")))
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            if value := _with_lf(value).strip():
+            lines = _with_lf(value).rstrip()
+            if value := lines.strip():
                 yield value
+                if "\n" in lines[: -len(value)]:
+                    yield f"\n{value}"
         elif isinstance(value, (list, tuple)):
             waiting.extend(value)
-        elif hasattr(value, "values"):    # a form, or a record in one
+        elif hasattr(value, "values"):    # a form, or a record in one: also its names are typed by whoever wants to
+            waiting.extend(value.keys())
             waiting.extend(value.values())
 
 

@@ -493,6 +493,72 @@ def test_root_writes_no_log_through_what_an_account_has_planted(account_site, pl
     assert contents(site.precious) == before
 
 
+@pytest.mark.parametrize("kind", ["a link", "a second name"])
+def test_root_ends_no_process_that_a_planted_pid_file_leads_to(account_site, kind):
+    """The daemon's account puts something in the place of its pid file that leads to root's, and holds its lock."""
+    site = account_site
+    roots = site.precious / "root.pid"
+    target = subprocess.Popen(["sleep", "600"])
+    try:
+        roots.write_text(f"{target.pid}\n")
+        roots.chmod(0o644)
+        pid_file = site.world / "maildrop.pid"
+        if kind == "a link":
+            site.link(pid_file, roots)
+        else:
+            os.link(roots, pid_file)
+        values = {"PYTHON": python_for_all(), "MAILDROP_HOME": site.root / "ours", "MAILDROP_PID_FILE": pid_file}
+        config = write_config(site.root / "config", MAILDROP_DATA_TIMEOUT=0.01, **values)
+        with roots.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            result = ROOT.run(site.scripts / "stop_maildrop", config)
+        assert result.returncode == 1
+        assert target.poll() is None
+    finally:
+        target.kill()
+        target.wait()
+
+
+@pytest.mark.parametrize("command", [("queue",), ("show", "failed/M", "--body"), ("delete", "--all", "--yes"), ("retry", "--all")])
+def test_root_looks_after_no_mails_that_a_planted_directory_leads_to(account_site, command):
+    site = account_site
+    ours = site.directory(site.root / "ours")
+    spool.make_spool(site.world / "spool", 0o700)
+    (site.world / "spool" / "failed").rmdir()
+    (site.precious / "M").write_bytes(MAIL)
+    site.link(site.world / "spool" / "failed", site.precious)
+    for path in (site.world / "spool", site.world / "spool" / "tmp"):
+        MALLORY.own(path)
+    config = write_config(
+        site.root / "config", PYTHON=python_for_all(), MAILDROP_HOME=ours, MAILDROP_SPOOL=site.world / "spool"
+    )
+    before = contents(site.precious)
+    result = ROOT.run(site.scripts / "maildropctl", "-c", config, *command)
+    assert result.returncode == 1
+    assert "is a link of another account" in result.stderr
+    assert "private" not in result.stdout
+    assert contents(site.precious) == before
+
+
+def test_nothing_that_root_had_open_is_open_in_the_daemon(root):
+    """Not even where root starts the daemon from a shell with a file of its own open."""
+    nobody = Account(65534)
+    site = Site(root, root / "world", root / "precious", ROOT)
+    site.directory(site.world, 0o755, owner=nobody)
+    fill_precious(site)
+    (site.precious / "secret").write_text("x")
+    with RelayServer() as relay:
+        daemon = site.daemon(relay.port, MAILDROP_USER="nobody")
+        start = f'exec 7<"{site.precious}/secret"; exec "{site.scripts}/start_maildrop" "{daemon.config}"'
+        result = ROOT.run("/bin/sh", "-c", start)
+        try:
+            assert result.returncode == 0, result.stderr
+            opened = [os.readlink(entry) for entry in Path(f"/proc/{daemon.pid}/fd").iterdir()]
+            assert str(site.precious / "secret") not in opened
+        finally:
+            ROOT.run(site.scripts / "stop_maildrop", daemon.config)
+
+
 def test_root_makes_nothing_in_directories_of_the_account_it_drops_to(root):
     """The account could put a link there at any time: it makes them itself, and has no rights where the link leads."""
     nobody = Account(65534)

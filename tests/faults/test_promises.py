@@ -308,6 +308,7 @@ def test_the_next_relay_is_tried_when_the_first(why, tmp_path):
     assert second.sessions == 1
     assert first.sessions == (1 if fault else 0)
     assert "!!!!!" not in post.told()
+    assert post.told().count("### 127.0.0.2 cannot be used: ") == 1, "mail goes another way: that is told, once"
 
 
 # -- bad things in the spool --

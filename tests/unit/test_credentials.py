@@ -1,6 +1,7 @@
 """Where the password comes from."""
 
 import dataclasses
+import errno
 import os
 import shlex
 import signal
@@ -181,6 +182,33 @@ def processes_of_group(group):
         if int(its_group) == group and state != "Z":
             found.append(pid)
     return found
+
+
+def test_what_a_command_writes_to_standard_error_is_nobodys_business(capfd):
+    assert by_command("import sys; print('hunter2', file=sys.stderr); print('token')").password() == "token"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_command_that_cannot_be_ended_is_run_once_and_stops_nothing(tmp_path, monkeypatch):
+    """As one that has become another account's."""
+    runs = tmp_path / "runs"
+    found = by_command(f"import time; open({str(runs)!r}, 'a').write('x'); time.sleep(600)", timeout_s=1.0)
+    killpg = os.killpg
+
+    def refuse(group, number):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    try:
+        with pytest.raises(PasswordUnavailable, match="has not ended within MAILDROP_TIMEOUT"):
+            found.password()
+        with pytest.raises(PasswordUnavailable, match="still runs since the last time"):
+            found.password()
+        found.cut()
+        assert runs.read_text() == "x"
+    finally:
+        monkeypatch.setattr(os, "killpg", killpg)
+        found.cut()
 
 
 def test_a_command_can_be_ended_by_signals_though_the_daemon_blocks_them():

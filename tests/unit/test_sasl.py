@@ -24,6 +24,10 @@ def test_a_login_with_a_comma_or_an_equals_sign_is_escaped():    # RFC 5801 sect
     assert sasl.oauthbearer("a=b,c", "t", "h", 25)().startswith("n,a=a=3Db=2Cc,")
 
 
+def test_plain_takes_any_characters():    # RFC 4616 section 2
+    assert base64.b64decode(sasl.plain("zöe", "pässwörd")).decode() == "\0zöe\0pässwörd"
+
+
 def test_a_login_is_known_in_each_shape_that_it_goes_out_in():
     found = sasl.forms("zope", "let me in")
     assert "let me in" in found

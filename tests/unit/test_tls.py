@@ -72,6 +72,13 @@ def test_a_ca_file_that_is_none_is_named(files, name):
         context(tls=2, tls_verify=True, tls_cafile=files / name)
 
 
+@pytest.mark.parametrize("key", ["tls_cafile", "tls_certfile", "tls_keyfile"])
+def test_a_fifo_is_not_waited_for(tmp_path, key):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SettingsError, match=f"MAILDROP_{key.upper()}=.*no regular file"):
+        context(tls=2, tls_verify=True, **{key: tmp_path / "fifo"})
+
+
 def test_a_key_that_does_not_belong_to_the_certificate_is_named(files):
     trustme.CA().issue_cert("x.example.org").private_key_pem.write_to_path(files / "other.pem")
     with pytest.raises(SettingsError, match="MAILDROP_TLS_CERTFILE=.*cert.pem.*MAILDROP_TLS_KEYFILE=.*other.pem"):

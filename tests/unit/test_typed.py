@@ -1,5 +1,10 @@
 """What came with a request, in the text of a mail."""
 
+import json
+from email.message import Message
+from email.mime.message import MIMEMessage
+from email.mime.multipart import MIMEMultipart
+
 import pytest
 from OFS.SimpleItem import SimpleItem
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
@@ -19,6 +24,11 @@ def request_():
     clearRequest()
 
 
+def bring_json(request, value):
+    request.environ["CONTENT_TYPE"] = "application/json"
+    request.other["BODY"] = json.dumps(value)
+
+
 def as_record(value):
     made = record()
     made.name = value
@@ -36,6 +46,8 @@ def as_record(value):
         lambda request: request.cookies.update(to=TYPED),
         lambda request: setattr(request, "args", ("x", TYPED)),
         lambda request: request.other.update(traverse_subpath=["x", TYPED]),
+        lambda request: request.form.update({TYPED: "x"}),
+        lambda request: bring_json(request, {"to": [TYPED]}),
     ],
     ids=[
         "a field",
@@ -46,6 +58,8 @@ def as_record(value):
         "a cookie",
         "an argument",
         "the path",
+        "the name of a field",
+        "JSON",
     ],
 )
 def test_a_line_break_that_came_with_the_request_is_refused_in_the_header(request_, bring):
@@ -55,6 +69,35 @@ def test_a_line_break_that_came_with_the_request_is_refused_in_the_header(reques
         parse(PAGE.format(TYPED, ""), None, is_body=False)
     with pytest.raises(MaildropHostError, match="line break in what was typed"):
         parse(PAGE.format(TYPED, "").encode(), "utf-8", is_body=True)
+
+
+@pytest.mark.parametrize("typed", ["\nBcc: v@x", "\r\nBcc: v@x\r\n", " \t\n \nBcc: v@x", "\rBcc: v@x"])
+def test_a_line_break_before_what_was_typed_is_refused_in_the_header(request_, typed):
+    request_.form.update(subject=typed)
+    with pytest.raises(MaildropHostError, match="line break in what was typed"):
+        parse(f"To: ann@example.org\nSubject: {typed}\n\nHi", None, is_body=False)
+
+
+def test_blank_lines_before_what_was_typed_stay_in_the_body(request_):
+    request_.form.update(text="\n\nHello")
+    message = parse(PAGE.format("ann@example.org", "\n\nHello"), None, is_body=False)
+    assert message.get_payload() == "\n\nHello\n"
+
+
+def test_what_is_no_json_though_it_says_so_is_passed_over(request_):
+    bring_json(request_, None)
+    request_.other["BODY"] = "{"
+    assert parse(PAGE.format("ann@example.org", ""), None, is_body=False)["To"] == "ann@example.org"
+
+
+def test_the_fields_of_a_forwarded_mail_are_its_own_matter():
+    inner = Message()
+    inner["Subject"] = "a form feed: \x0c"
+    outer = MIMEMultipart(_subparts=[MIMEMessage(inner)])
+    assert parse(outer, None, is_body=False) is outer
+    outer.attach(inner)
+    with pytest.raises(MaildropHostError, match="Subject"):
+        parse(outer, None, is_body=False)
 
 
 def test_lines_that_were_typed_for_the_body_stay_as_they_are(request_):
