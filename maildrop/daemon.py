@@ -121,6 +121,7 @@ class Daemon:
         os.umask(0o027)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)    # they are waited for below, whichever thread is hit
         self._pid_file.write()
+        self._delivery.figures.serves(self._config)
         try:
             ready()
             self._supervisor.ready()
@@ -195,7 +196,8 @@ class Daemon:
         except (SettingsError, OSError) as error:
             self._log.notice(f"config not reloaded, the old one stays: {error}")
         else:
-            self._delivery.settings = settings
+            self._delivery.settings = self._delivery.figures.settings = settings
+            self._delivery.figures.serves(self._config)
             self._log.path, self._log.mode = settings.log_file, settings.log_mode
             self._log.notice("config reloaded")
         self._log.end_block()

@@ -1,4 +1,6 @@
-"""What a daemon has done: counts for each hour of a week, its last pass, the relay's outage. Kept in a small file in VAR.
+"""What a daemon has done: counts for each hour of a week, its last pass, the relay's outage, and which config it goes by.
+
+Kept in a small file in VAR.
 
 The file is JSON, and this module alone knows its shape. It is replaced by a rename, at most every two seconds, and never
 waited for to be on the disk: a file that is missing or damaged is no worse than a week in which nothing was sent.
@@ -51,6 +53,15 @@ class Trouble(NamedTuple):
     text: str    # printable
 
 
+class Serving(NamedTuple):
+    """Which daemon serves, and what it goes by: the settings as they were when it started or last read them again."""
+
+    pid: int
+    config: str    # path of the file
+    digest: str    # of the settings, see there
+    spools: tuple[str, ...]
+
+
 @dataclass
 class Figures:
     """All that is in the file. Times are seconds since the epoch, None for what has not happened."""
@@ -62,6 +73,7 @@ class Figures:
     pass_ended: float | None = None    # of the last pass that has ended
     error: Trouble | None = None    # the last one
     outage: Trouble | None = None    # of the relay: since when, and why; None: there is none
+    serving: Serving | None = None    # what has written the file last; it may have ended
 
     def last_hour(self, now: float) -> Counts:
         """The last sixty minutes, the one that goes on included."""
@@ -95,6 +107,7 @@ class Figures:
             "pass_ended": self.pass_ended,
             "error": self.error,
             "outage": self.outage,
+            "serving": self.serving,
         }
         return json.dumps(fields).encode() + b"\n"
 
@@ -111,6 +124,7 @@ class Figures:
                 _time(fields["pass_ended"]),
                 _trouble(fields["error"]),
                 _trouble(fields["outage"]),
+                _serving(fields.get("serving")),    # the file may be older than that
             )
         except (AttributeError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
             raise ValueError(f"not the figures of a daemon: {error!r}") from error
@@ -142,6 +156,13 @@ def _trouble(found: Any) -> Trouble | None:
         return None
     at, text = found
     return Trouble(_checked_time(at), printable(str(text)))
+
+
+def _serving(found: Any) -> Serving | None:
+    if found is None:
+        return None
+    pid, config, digest, spools = found
+    return Serving(int(pid), str(config), str(digest), tuple(map(str, spools)))
 
 
 def _checked_time(found: Any) -> float:
@@ -178,6 +199,12 @@ class Bookkeeper:
     def count(self, outcome: Outcome, recipients: int) -> None:
         """So many recipients had that outcome. Cheap: this is done for each mail."""
         self._new.append((outcome, recipients))
+        self._has_news = True
+
+    def serves(self, config: Path) -> None:
+        """The daemon goes by these settings now, which are from that file."""
+        spools = tuple(map(str, self.settings.spools))
+        self._figures.serving = Serving(os.getpid(), str(config), self.settings.digest, spools)
         self._has_news = True
 
     def pass_began(self) -> None:

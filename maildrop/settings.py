@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -80,6 +82,12 @@ class Settings:
     def has_password(self) -> bool:
         """Whether there is one, wherever it comes from."""
         return bool(self.password or self.password_file or self.password_command)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same settings, so that two processes can compare theirs. No secret and no warning is in it."""
+        values = {key.name: getattr(self, key.field) for key in KEYS.values() if not key.secret}
+        return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 
     @property
     def directory_mode(self) -> int:

@@ -72,14 +72,20 @@ def _told(trouble: Trouble | None) -> dict[str, str] | None:
     return trouble and {"at": iso_time(trouble.at), "text": trouble.text}
 
 
-def look(settings: Settings) -> Status:
-    """How things are now. Raises OSError where a spool or the pid file cannot be read."""
-    now = time.time()
+def running_daemon(settings: Settings) -> tuple[int | None, float | None]:
+    """The daemon's process id and when it was started, None for what is not so or not known. Raises OSError."""
     pid = running_pid(settings.pid_file)
     since = None
     if pid is not None:
         with suppress(OSError):
             since = os.stat(settings.pid_file).st_mtime    # written once, when it starts
+    return pid, since
+
+
+def look(settings: Settings) -> Status:
+    """How things are now. Raises OSError where a spool or the pid file cannot be read."""
+    now = time.time()
+    pid, since = running_daemon(settings)
     entries = queue.survey(settings.spools, now)
     oldest = next((entry for entry in entries if entry.state in WAITING), None)
     return Status(now, pid, since, queue.counts(entries), oldest, figures.read(settings))

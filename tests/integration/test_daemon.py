@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from maildrop import figures, settings
 from maildrop.pidfile import running_pid
 from support.certificates import write_authority
 from support.config_file import write_config
@@ -547,6 +548,26 @@ def test_bad_config_at_a_hangup_signal_is_logged_and_the_old_one_stays(tmp_path,
         daemon.wait_until_empty()
         daemon.config.write_bytes(good)    # the stop script reads it too
     assert relay.recipients() == [ANN]
+
+
+def test_the_figures_say_by_which_file_and_settings_the_daemon_goes(tmp_path, relay):
+    def serving():
+        known = figures.read(settings.load(daemon.config)).serving
+        return known and (known.pid, known.config, known.digest)
+
+    with MaildropDaemon(tmp_path, relay.port) as daemon:
+        served = (daemon.pid, str(daemon.config), settings.load(daemon.config).digest)
+        wait_until(lambda: serving() == served)
+        good = daemon.config.read_bytes()
+        daemon.configure(SMTP_PORT=70000)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_log("config not reloaded")
+        daemon.config.write_bytes(good)
+        assert serving() == served
+        daemon.configure(SMTP_PORT=relay.port, MAILDROP_RETRY=17)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_log("config reloaded")
+        wait_until(lambda: serving() == (*served[:2], settings.load(daemon.config).digest))
 
 
 def test_debug_daemon_stays_in_the_foreground_and_prints_what_it_logs(tmp_path, relay):

@@ -8,7 +8,7 @@ import pytest
 from support.config_file import write_config
 
 from maildrop import figures, settings
-from maildrop.figures import Bookkeeper, Counts, Figures, Trouble
+from maildrop.figures import Bookkeeper, Counts, Figures, Serving, Trouble
 from maildrop.policy import Outcome
 
 HOUR = 3600
@@ -68,6 +68,7 @@ def test_a_clock_that_was_set_back_leaves_no_counts_of_the_future():
 
 def test_what_is_written_is_what_is_read():
     known = Figures(pass_began=NOW, pass_ended=NOW + 1, error=Trouble(NOW, "it broke"), outage=Trouble(NOW, "gone"))
+    known.serving = Serving(1234, "/etc/maildrop/gr\udcfcn", "0f", ("/spool/a", "/spool/b"))
     known.add(Counts(1, 2, 3), NOW)
     assert Figures.loads(known.dumps()) == known
     assert Figures.loads(Figures().dumps()) == Figures()
@@ -88,6 +89,8 @@ def test_what_is_written_is_what_is_read():
         lambda data: data.replace(b'"minutes": {', b'"minutes": {"x": [1, 2, 3], '),
         lambda data: data.replace(b'"pass_began": 1795000000.0', b'"pass_began": 1e300'),
         lambda data: data.replace(b'"pass_began": 1795000000.0', b'"pass_began": NaN'),
+        lambda data: data.replace(b'"serving": null', b'"serving": [1, "x"]'),
+        lambda data: data.replace(b'"serving": null', b'"serving": [1, "x", "y", 2]'),
     ],
 )
 def test_a_damaged_file_is_as_good_as_none(site, damage):
@@ -102,6 +105,13 @@ def test_a_damaged_file_is_as_good_as_none(site, damage):
     keeper.count(Outcome.DELIVERED, 1)
     keeper.save()
     assert figures.read(site).total == Counts(1)
+
+
+def test_a_file_that_does_not_say_who_serves_keeps_its_counts(site):
+    known = Figures()
+    known.add(Counts(1, 2, 3), NOW)
+    figures.path_of(site).write_bytes(known.dumps().replace(b', "serving": null', b""))
+    assert figures.read(site) == known
 
 
 def test_no_file_and_what_is_no_file_are_as_good_as_none(site):
@@ -166,6 +176,17 @@ def test_where_nothing_can_be_written_the_counts_wait_in_memory(site):
     site.var.mkdir()
     keeper.save()
     assert figures.read(site).total == Counts(1)
+
+
+def test_the_file_says_which_process_serves_and_by_which_settings_but_tells_no_secret(site, tmp_path):
+    path = write_config(tmp_path / "config", MAILDROP_HOME=site.home, MAILDROP_LOGIN="zope", MAILDROP_PASSWORD="geheim")
+    keeper = Bookkeeper(settings.load(path))
+    keeper.serves(path)
+    keeper.save()
+    digest = settings.load(path).digest
+    assert figures.read(site).serving == Serving(os.getpid(), str(path), digest, (str(site.spools[0]),))
+    assert digest != site.digest
+    assert b"geheim" not in figures.path_of(site).read_bytes()
 
 
 def test_there_is_something_to_save_only_after_news_and_not_at_once_again(site):

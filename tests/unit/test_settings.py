@@ -279,6 +279,24 @@ def test_the_password_is_not_in_the_text_of_the_settings(tmp_path):
     assert "4711" not in str(found)
 
 
+def test_the_digest_is_the_same_for_the_same_settings_whatever_the_file_looks_like(tmp_path):
+    digest = settings.load(write_config(tmp_path / "config")).digest
+    other = tmp_path / "other"
+    other.write_text((tmp_path / "config").read_text() + "# a comment\nNO_SUCH_KEY=1\n")
+    assert settings.load(other).digest == digest
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS.values() if not key.secret], ids=lambda key: key.name)
+def test_any_other_setting_makes_another_digest(key):
+    before = settings.defaults()
+    assert dataclasses.replace(before, **{key.field: "another"}).digest != before.digest
+
+
+def test_the_digest_gives_nobody_a_password_to_guess():
+    before = settings.defaults()
+    assert dataclasses.replace(before, password="geheim", password_command=("print", "geheim")).digest == before.digest
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.defaults().tls = 2
