@@ -33,6 +33,7 @@ from maildrop.settings import MissingSettings, SettingsError
 from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
 from Products.MaildropHost.recovery import recover
+from Products.MaildropHost.troubles import Troubles
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
 
 LOG = logging.getLogger("MaildropHost")
@@ -94,6 +95,7 @@ def _read_config(path):
 
 _MOST_LOG_BYTES = 16 * 1024 * 1024    # of the daemon's log, held in memory at a time
 _safe_spools = set()    # that no other account can have planted, nor can later
+_unwritable = Troubles()
 
 
 def known_spools():
@@ -415,10 +417,14 @@ class MaildropHost(MailHost):
             except (FileNotFoundError, NotADirectoryError):
                 paths.make_directory(directory, settings.directory_mode)
                 email.send()
-        except paths.UnsafePath as error:
-            raise MaildropHostError(f"The mail cannot be written to {directory}: {error}") from error
         except OSError as error:
-            raise MaildropHostError(f"The mail cannot be written to {directory}: {error.strerror}") from error
+            reason = str(error) if isinstance(error, paths.UnsafePath) else error.strerror
+            problem = f"The mail cannot be written to {directory}: {reason}"
+            if _unwritable.begin(directory):
+                LOG.error("%s. Nothing is said of further mails until one can be written there again.", problem)
+            raise MaildropHostError(problem) from error
+        if _unwritable.end(directory):
+            LOG.info("Mails can be written to %s again", directory)
 
 
 InitializeClass(MaildropHost)

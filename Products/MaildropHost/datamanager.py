@@ -13,6 +13,7 @@ from maildrop.spool import flush_directory, lock_path
 from maildrop.wake import announce
 from maildrop.writers import Database, Vote, join
 from Products.MaildropHost.history import INFO, last_transaction, place_of
+from Products.MaildropHost.troubles import Troubles
 
 LOG = logging.getLogger("MaildropHost")
 
@@ -212,6 +213,7 @@ def current_manager():
 
 
 _undone = []    # (manager, step)
+_unsettled = Troubles()    # where some of them are
 _undone_lock = threading.Lock()
 
 
@@ -234,12 +236,18 @@ def _do(manager, steps):
             try:
                 step()
             except OSError:
-                LOG.exception("Will try again: %s of %s", step.__name__, step.__self__.path)
                 _undone.append((owner, step))
+                if _unsettled.begin(step.__self__.path.parent):
+                    said = "Will try again, and say nothing of further mails there until all are done: %s of %s"
+                    LOG.exception(said, step.__name__, step.__self__.path)
             else:
                 if step.__name__ == "release":
                     released.append(step.__self__.path)
         busy = {owner for owner, _ in _undone}
+        left = {step.__self__.path.parent for _, step in _undone}
+    for directory in {step.__self__.path.parent for _, step in waiting} - left:
+        if _unsettled.end(directory):
+            LOG.info("All mails of ended transactions in %s are released or discarded now", directory)
     for owner in {manager, *(owner for owner, _ in waiting)} - busy:
         if owner.is_over:
             owner.leave()

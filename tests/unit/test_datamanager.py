@@ -202,6 +202,28 @@ def test_a_lock_that_cannot_be_removed_does_not_break_the_commit_and_is_tried_ag
     assert len(files_in(tmp_path / "spool")) == 2
 
 
+def test_zopes_log_says_once_that_locks_cannot_be_removed_however_many_and_again_after_they_could(host, tmp_path, caplog):
+    caplog.set_level("INFO", "MaildropHost")
+    for _ in range(2):
+        for _ in range(3):
+            send(host, "first")
+            send(host, "second")
+            locks = [path for path in (tmp_path / "spool").glob("*.lck") if path.is_file()]
+            for lock in locks:
+                lock.unlink()
+                lock.mkdir()    # even root cannot unlink this
+            transaction.commit()
+        stuck = list((tmp_path / "spool").glob("*.lck"))
+        assert len(stuck) == 6 and caplog.records[-1].levelname == "ERROR"
+        for lock in stuck:
+            lock.rmdir()
+            lock.touch()
+        send(host, "last")
+        transaction.commit()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"] * 2
+    assert len(read_mails(tmp_path / "spool")) == 14
+
+
 def test_non_transactional_mail_is_there_unlocked_when_send_returns(tmp_path):
     host = make_host(tmp_path, transactional=False)
     send(host, "at once")

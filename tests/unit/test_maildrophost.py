@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 
 import pytest
 import transaction
@@ -290,6 +291,35 @@ def test_a_spool_that_cannot_be_written_is_a_mailhost_error(tmp_path):
     host = make_host(tmp_path, MAILDROP_SPOOL=str(tmp_path / "config" / "spool"))
     with pytest.raises(MODULE.MaildropHostError, match="cannot be written"):
         host.send("x", mto="ann@example.org", mfrom="zoe@example.org")
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_zopes_log_says_once_that_a_spool_cannot_be_written_and_again_after_it_could(tmp_path, caplog, transactional):
+    def fail(directory):
+        with pytest.raises(MODULE.MaildropHostError, match=f"cannot be written to {directory}"):
+            host.send("x", mto="ann@example.org", mfrom="zoe@example.org")
+
+    caplog.set_level("INFO", "MaildropHost")
+    spool, other = tmp_path / "spool", tmp_path / "other"
+    host = make_host(tmp_path, transactional=transactional)
+    for _ in range(2):
+        spool.write_text("in its place")
+        for _ in range(3):
+            fail(spool)
+        spool.unlink()
+        for _ in range(3):
+            host.send("x", mto="ann@example.org", mfrom="zoe@example.org")
+        transaction.abort()
+        shutil.rmtree(spool)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"] * 2
+    assert str(spool) in caplog.text and "Not a directory" in caplog.text
+    for path in (spool, other):    # one spool's trouble is not another's
+        path.write_text("in its place")
+        write_config(tmp_path / "config", MAILDROP_HOME=tmp_path, MAILDROP_SPOOL=path)
+        fail(path)
+        fail(path)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"] * 2 + ["ERROR"] * 2
+    assert str(other) in caplog.text
 
 
 # -- log and queue --
