@@ -98,7 +98,7 @@ def _of_python(settings: Settings) -> Finding:
 
 def _of_directory(path: Path, key: str, may_make_all: bool) -> Finding:
     try:
-        above = _nearest(path)
+        above = paths.nearest(path)
     except OSError as error:
         return Finding("error", f"{key}: {error}")
     is_there = above == path
@@ -108,16 +108,6 @@ def _of_directory(path: Path, key: str, may_make_all: bool) -> Finding:
     if not os.access(above, os.W_OK | os.X_OK) and (is_there or not may_make_all):
         return Finding("error", f"{what}: this account may not write to {above}")
     return Finding("ok", what if is_there else f"{what} will be made")
-
-
-def _nearest(path: Path) -> Path:
-    """The directory itself, or the nearest one above it that is there. Raises OSError, UnsafePath among them."""
-    while True:
-        try:
-            paths.check(path)
-            return path
-        except FileNotFoundError:
-            path = path.parent
 
 
 def _of_daemon(settings: Settings) -> Finding:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from maildrop.logfile import printable
+from maildrop.paths import open_to_read
 
 _CHUNK = 64 * 1024
 _LONGEST_LINE = 1024 * 1024    # bytes; longer ones are broken
@@ -56,9 +57,23 @@ def last_lines(path: Path, most: int, about: str = "") -> list[LogLine]:
 
     Reads from the end, and no more than it takes. No log is no lines. Raises OSError where it cannot be read.
     """
-    with suppress(FileNotFoundError), _open(path) as stream:
+    with suppress(FileNotFoundError), open_log(path) as stream:
         return _last_of(stream, most, about.lower())
     return []
+
+
+def newest_lines(stream: BinaryIO, about: str = "", within: int | None = None) -> Iterator[LogLine]:
+    """The lines of an open log, newest first, read as they are asked for. ``within``: its last bytes, so many; None: all."""
+    wanted = about.lower()
+    for raw in _backwards(stream, within):
+        text = _decode(raw)
+        if wanted in text.lower():
+            yield parse(text)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """The log, to be read. Raises OSError."""
+    return os.fdopen(open_to_read(path), "rb", buffering=0)    # type: ignore[return-value]
 
 
 def follow(path: Path, most: int, about: str = "") -> Iterator[LogLine]:
@@ -90,29 +105,15 @@ def follow(path: Path, most: int, about: str = "") -> Iterator[LogLine]:
 
 def _last_of(stream: BinaryIO, most: int, wanted: str) -> list[LogLine]:
     """The stream then stands where these lines end."""
-    found: list[LogLine] = []
-    for raw in _backwards(stream):
-        if len(found) >= most:
-            break
-        text = _decode(raw)
-        if wanted in text.lower():
-            found.append(parse(text))
+    stream.seek(0, os.SEEK_END)    # for none at all
+    found = list(islice(newest_lines(stream, wanted), most))
     found.reverse()
     return found
 
 
-def _open(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    stream = os.fdopen(descriptor, "rb", buffering=0)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        stream.close()
-        raise OSError(f"{path} is no regular file")
-    return stream    # type: ignore[return-value]
-
-
 def _open_if_there(path: Path) -> BinaryIO | None:
     try:
-        return _open(path)
+        return open_log(path)
     except FileNotFoundError:
         return None
 
@@ -124,14 +125,15 @@ def _is_at(path: Path, stream: BinaryIO) -> bool:
         return False
 
 
-def _backwards(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, the last one first."""
+def _backwards(stream: BinaryIO, within: int | None = None) -> Iterator[bytes]:
+    """The lines of a file, the last one first. ``within``: of its last bytes, so many, whole lines only; None: of all."""
     position = stream.seek(0, os.SEEK_END)
+    begin = 0 if within is None else max(0, position - within)
     parts: list[bytes] = []    # of a line whose beginning has not been read, the last part first
     length = 0
     is_end = True
-    while position > 0:
-        size = min(_CHUNK, position)
+    while position > begin:
+        size = min(_CHUNK, position - begin)
         position -= size
         chunk = os.pread(stream.fileno(), size, position)
         if is_end:
@@ -144,7 +146,7 @@ def _backwards(stream: BinaryIO) -> Iterator[bytes]:
             parts, length = [], 0
         parts.append(first)
         length += len(first)
-    if not is_end:
+    if not is_end and not begin:    # else the line is most likely cut
         yield b"".join(reversed(parts))
 
 

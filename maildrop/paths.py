@@ -43,6 +43,16 @@ def check(path: Path) -> None:
     _walk(path)
 
 
+def nearest(path: Path) -> Path:
+    """The directory itself, or the nearest one above it that is there. Raises OSError, UnsafePath among them."""
+    while True:
+        try:
+            check(path)
+            return path
+        except FileNotFoundError:
+            path = path.parent
+
+
 def give_directory(path: Path, mode: int, uid: int, gid: int) -> None:
     """As root, make the first missing directory of a path and give it to an account, which can make the others itself.
 

@@ -37,6 +37,41 @@ def test_nothing_in_the_log_can_do_anything_to_a_terminal(tmp_path):
     assert (line.recipients, line.mail) == ((r"\x1b[2Jann@example.org",), "NAME")
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 65536])
+def test_of_the_last_bytes_the_whole_lines_are_shown_newest_first(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(logview, "_CHUNK", chunk)
+    path = tmp_path / "log"
+    path.write_text("one\ntwo\nthree\n")
+    for within, expected in ((None, 3), (14, 3), (100, 3), (13, 2), (10, 1), (5, 0), (0, 0)):
+        with logview.open_log(path) as stream:
+            found = [line.text for line in logview.newest_lines(stream, within=within)]
+        assert found == ["three", "two", "one"][:expected]
+
+
+def test_nothing_old_is_followed_where_no_line_is_asked_for(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    path.write_text("old\n")
+    lines = logview.follow(path, 0)
+    monkeypatch.setattr(logview.time, "sleep", lambda seconds: add(path, "new\n"))
+    assert next(lines).text == "new"
+
+
+def add(path, text):
+    with path.open("a") as stream:
+        stream.write(text)
+
+
+def test_a_link_is_not_followed_where_everybody_may_have_made_it(tmp_path):
+    (tmp_path / "secret").write_text("secret\n")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "log").symlink_to(tmp_path / "secret")
+    assert logview.last_lines(shared / "log", 1)[0].text == "secret"
+    shared.chmod(0o1777)
+    with pytest.raises(OSError):
+        logview.last_lines(shared / "log", 1)
+
+
 def test_what_is_no_file_is_an_error_and_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path):
