@@ -32,6 +32,7 @@ from maildrop.scan import count
 from maildrop.settings import MissingSettings, SettingsError
 from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
+from Products.MaildropHost.logtab import LogTab
 from Products.MaildropHost.recovery import recover
 from Products.MaildropHost.troubles import Troubles
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
@@ -129,7 +130,7 @@ def _plain(number):
 
 
 @implementer(IMailHost)
-class MaildropHost(MailHost):
+class MaildropHost(LogTab, MailHost):
     """A mail host that writes mails into a spool, from which a separate daemon sends them."""
 
     security = ClassSecurityInfo()
@@ -137,9 +138,8 @@ class MaildropHost(MailHost):
     zmi_icon = "far fa-envelope"
     smtp_queue = True    # nobody waits for a mail server here
 
-    security.declareProtected(change_configuration, "manage", "manage_main", "manage_log")
+    security.declareProtected(change_configuration, "manage", "manage_main")
     manage = manage_main = PageTemplateFile("www/edit", globals(), __name__="manage_main")
-    manage_log = PageTemplateFile("www/log", globals(), __name__="manage_log")
 
     manage_options = (
         {"label": "Edit", "action": "manage_main"},
