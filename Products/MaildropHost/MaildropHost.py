@@ -34,6 +34,7 @@ from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
 from Products.MaildropHost.logtab import LogTab
 from Products.MaildropHost.recovery import recover
+from Products.MaildropHost.setup_check import SetupCheck
 from Products.MaildropHost.troubles import Troubles
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
 
@@ -130,7 +131,7 @@ def _plain(number):
 
 
 @implementer(IMailHost)
-class MaildropHost(LogTab, MailHost):
+class MaildropHost(SetupCheck, LogTab, MailHost):
     """A mail host that writes mails into a spool, from which a separate daemon sends them."""
 
     security = ClassSecurityInfo()
@@ -423,6 +424,7 @@ class MaildropHost(LogTab, MailHost):
             if _unwritable.begin(directory):
                 LOG.error("%s. Nothing is said of further mails until one can be written there again.", problem)
             raise MaildropHostError(problem) from error
+        self._v_last_name = Path(email._tempfile).name    # for whoever has sent it through ``send``, which returns nothing
         if _unwritable.end(directory):
             LOG.info("Mails can be written to %s again", directory)
 

@@ -80,7 +80,7 @@ def test_add_edit_choose_a_config_path_and_read_the_log(site, page):
     page.uncheck("#transactional")
     submit(page)
     assert f'MaildropHost "{name}" updated.' in page.inner_text("body")
-    assert "relay.example.org" in page.inner_text("main table")
+    assert "relay.example.org" in page.inner_text("#settings")
     assert page.eval_on_selector("#path_key", "select => select.value") == "config-path-1"
     assert not page.is_checked("#transactional")
     picture(page, "edited")
