@@ -1,11 +1,9 @@
 """The management pages in a real browser."""
 
-import os
-from pathlib import Path
-
 import pytest
 from support.browser import browser_page
 from support.config_file import write_config
+from support.pictures import assert_nothing_sticks_out, picture
 from support.requires import requires_command
 from support.zope_site import ZopeSite
 
@@ -40,25 +38,9 @@ def page(site, request):
         yield page
 
 
-def picture(page, name):
-    """Keep a screenshot where SCREENSHOTS says, for a person to look at."""
-    if directory := os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=Path(directory) / f"{name}-{page.viewport_size['width']}.png", full_page=True)
-
-
 def submit(page):
     with page.expect_navigation():
         page.click("main input[type=submit]")
-
-
-def assert_nothing_sticks_out(page):
-    """No element of the page's own part is wider than the window."""
-    wider = page.evaluate(
-        """() => [...document.querySelectorAll('main *')]
-            .filter(element => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
-            .map(element => element.outerHTML.slice(0, 100))"""
-    )
-    assert wider == []
 
 
 def test_add_edit_choose_a_config_path_and_read_the_log(site, page):
