@@ -16,14 +16,16 @@ from AccessControl.SecurityInfo import ClassSecurityInfo
 
 from maildrop import figures, paths, status
 from maildrop.durations import tell_duration
-from maildrop.envelope import Envelope, MalformedEnvelope, join_recipients
+from maildrop.envelope import is_address
 from maildrop.logfile import printable, stamp
 from maildrop.writers import WRITERS
-from Products.MaildropHost.typed import MaildropHostError, one_line_each
+from Products.MaildropHost.typed import MaildropHostError
 
 OK, WARNING, ERROR = "ok", "warning", "error"
+DAEMON, SPOOL, CONFIGURATION, LAST_LOOK = "Daemon", "Spool", "Configuration", "Last look"
 _PATIENCE_S = 60    # so much later than expected may a look be
 _BLOCK = bytes(4096)
+_LONGEST_SHOWN = 100    # characters of what was typed
 
 
 class Finding(NamedTuple):
@@ -44,15 +46,16 @@ def findings(config, settings, problem, now):
     ``config``: path of the file in use; ``settings``: those that serve, None without any; ``problem``: with the file.
     """
     if settings is None:
-        return [Finding(ERROR, "Configuration", printable(f"No configuration file can be used, so no mail can be sent: {problem}"))]
+        text = f"No configuration file can be used, so no mail can be sent: {problem}"
+        return [Finding(ERROR, CONFIGURATION, printable(text))]
     found = []
     known = figures.read(settings)
     pid, finding = _of_daemon(config, settings)
     found.append(finding)
     for topic, look in (
-        ("Spool", lambda: _of_spool(settings.spools[0])),
-        ("Configuration", lambda: _of_config(config, settings, problem, pid, known)),
-        ("Last look", lambda: _of_last_pass(settings, pid, known, now)),
+        (SPOOL, lambda: _of_spool(settings.spools[0])),
+        (CONFIGURATION, lambda: _of_config(config, settings, problem, pid, known)),
+        (LAST_LOOK, lambda: _of_last_pass(settings, pid, known, now)),
     ):
         try:
             level, text = look()
@@ -73,12 +76,12 @@ def _of_daemon(config, settings):
         pid, since = status.running_daemon(settings)
     except OSError as error:
         text = f"Whether it is running cannot be told: Zope cannot read {settings.pid_file}: {error.strerror}."
-        return None, Finding(WARNING, "Daemon", printable(text))
+        return None, Finding(WARNING, DAEMON, printable(text))
     if pid is None:
         text = f"Not running: no process holds {settings.pid_file}. Mails wait in the spool until it is started."
-        return None, Finding(ERROR, "Daemon", printable(text))
+        return None, Finding(ERROR, DAEMON, printable(text))
     begun = f", since {stamp(since)}" if since is not None else ""
-    return pid, Finding(OK, "Daemon", f"Running as process {pid}{begun}.")
+    return pid, Finding(OK, DAEMON, f"Running as process {pid}{begun}.")
 
 
 # -- the spool --
@@ -177,20 +180,15 @@ there by the maildrop daemon to the relay, and on to you.
 
 
 def _one_address(typed):
-    """The one address that was typed into a field. Raises MaildropHostError for anything else."""
-    try:
-        text = one_line_each("an address", typed if isinstance(typed, str) else "").strip()
-        if not text:
-            raise MaildropHostError("Enter an address.")
-        found = Envelope.parse("", join_recipients([text]))
-    except MalformedEnvelope as error:
-        raise MaildropHostError(f"Enter one address, such as ann@example.org: {error}.") from error
-    (address,) = found.recipients
-    if "@" not in address:
-        raise MaildropHostError(f"Enter an address such as ann@example.org, not {address!r}.")
-    if not (address.isascii() and address.isprintable()):    # MailHost has no other ones in a header field
-        raise MaildropHostError(f"Enter an address in plain ASCII, its domain in the form xn--..., not {address!r}.")
-    return address
+    """The one address, and nothing besides, that was typed into a field. Raises MaildropHostError for anything else."""
+    text = typed.strip() if isinstance(typed, str) else ""
+    if not text:
+        raise MaildropHostError("Enter an address.")
+    if not is_address(text) or "@" not in text:
+        raise MaildropHostError(f"Enter one address, such as ann@example.org, not {text[:_LONGEST_SHOWN]!r}.")
+    if not (text.isascii() and text.isprintable()):    # MailHost has no other ones in a header field
+        raise MaildropHostError(f"Enter an address in plain ASCII, its domain in the form xn--..., not {text!r}.")
+    return text
 
 
 class SetupCheck:
@@ -228,11 +226,12 @@ class SetupCheck:
         name = self._v_last_name
         if REQUEST is None:
             return name
-        troubles = [finding for finding in self.getSetupFindings() if finding["level"] != OK]
-        more = "But see below what may keep it from arriving." if troubles else "A daemon serves it: watch what becomes of it."
+        told = [each for each in self.getSetupFindings() if each["level"] != OK or each["topic"] in (DAEMON, LAST_LOOK)]
+        is_well = all(finding["level"] == OK for finding in told)
+        more = "A daemon serves it: watch what becomes of it." if is_well else "But see below what may keep it from arriving."
         REQUEST.set("manage_tabs_message", f"The test mail is in the spool. {more}")
-        REQUEST.set("manage_tabs_type", "warning" if troubles else "success")
-        sent = {"name": name, "message_id": message["Message-Id"], "address": to, "troubles": troubles}
+        REQUEST.set("manage_tabs_type", "success" if is_well else "warning")
+        sent = {"name": name, "message_id": message["Message-Id"], "address": to, "is_well": is_well, "findings": told}
         return self.manage_main(sent=sent, typed={"address": to, "sender": _shown(sender)})
 
     def _make_test_mail(self):

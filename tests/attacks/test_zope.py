@@ -5,8 +5,6 @@ that tricks a Manager's browser into a GET; somebody who may write Scripts, DTML
 permissions; and who controls what gets into log, configuration or file names.
 """
 
-import base64
-import http.client
 import json
 import os
 import pickle
@@ -20,11 +18,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from support.attacked_site import Site
 from support.config_file import write_config
 from support.daemon import MaildropDaemon
 from support.relay_server import RelayServer
 from support.spooling import MODULE, files_in, make_host, read_mails
-from support.zope_site import ZopeSite
 
 from maildrop import settings as maildrop_settings
 
@@ -160,36 +158,6 @@ Subject: <dtml-var subject>
 addDTMLMethod(app, "fails", file="<dtml-var \\"MailHost.setConfigPath('no such')\\">")
 transaction.commit()
 '''
-
-
-class Site(ZopeSite):
-    """Asks as any of its users, and follows no redirects."""
-
-    def ask(self, method, path, body=None, user=None, **headers):
-        """Status, header fields and text of a reply."""
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        if user:
-            password = self.password if user == "admin" else "mailer-password"
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            try:
-                text = response.read()
-            except http.client.IncompleteRead as error:  # what answers a HEAD may be asked for by GET
-                text = error.partial
-            return response.status, response.headers, text.decode("utf-8", "replace")
-        finally:
-            connection.close()
-
-    def type_into(self, page, user=None, **fields):
-        """What a browser posts; a list is typed into several fields of that name."""
-        body = urllib.parse.urlencode(fields, doseq=True, errors="surrogatepass")
-        return self.ask("POST", f"/{page}", body, user, Content_Type="application/x-www-form-urlencoded")
-
-    def state(self):
-        return json.loads(self.ask("GET", "/attacked/state")[2])
 
 
 @pytest.fixture(scope="module")

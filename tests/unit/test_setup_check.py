@@ -298,7 +298,7 @@ def no_transaction():
 @pytest.mark.parametrize("transactional", [True, False])
 def test_the_test_mail_is_named_when_it_is_written_and_leaves_as_any_other(tmp_path, transactional):
     host = make_host(tmp_path, transactional=transactional)
-    name = host.manage_sendTestMail(" Ann <ann@example.org> ")
+    name = host.manage_sendTestMail(" ann@example.org\n")
     files = files_in(tmp_path / "spool")
     assert files == ([name, f"{name}.lck"] if transactional else [name])
     transaction.commit()
@@ -321,7 +321,7 @@ def test_an_aborted_transaction_takes_the_test_mail_along(tmp_path):
 
 def test_the_test_mail_may_have_another_sender(tmp_path):
     host = make_host(tmp_path, transactional=False)
-    host.manage_sendTestMail('"jo, eve"@example.org', "Zoe <zoe@example.org>")
+    host.manage_sendTestMail('"jo, eve"@example.org', "zoe@example.org")
     ((sender, recipients, _),) = read_mails(tmp_path / "spool")
     assert (sender, recipients) == ("zoe@example.org", ('"jo, eve"@example.org',))
 
@@ -332,7 +332,7 @@ def test_the_test_mail_may_have_another_sender(tmp_path):
     ["   ", "ann", "ann example.org", "<>", "ann@example.org, eve@example.org", "ann@example.org;eve@example.org", "ann@",
      "friends: ann@example.org, eve@example.org;", "ann@example.org\nBcc: eve@example.org", "ann@\udc80", "a\0@b", "(x",
      "x" * 600 + "@example.org", ["ann@example.org"], 7, "ann@example.org\u2028x", "ann@example.org <eve@example.org",
-     "ann@example.org,<>", "@example.org", "j\u00fcrgen@example.org", "ann@ex\u00e4mple.org"],
+     "ann@example.org,<>", "Ann <ann@example.org>", "<ann@example.org>", "ann@example.org (Ann)", "a: ann@example.org", "@example.org", "j\u00fcrgen@example.org", "ann@ex\u00e4mple.org"],
     ids=ascii,
 )
 def test_what_is_not_exactly_one_address_is_an_error_and_no_mail(tmp_path, field, typed):
