@@ -112,6 +112,12 @@ def test_a_long_pass_is_well_as_long_as_something_comes_of_it(config, daemon, ag
     assert ("nothing has come of it" in found[1]) == (level == "warning")
 
 
+def test_a_pass_that_began_after_the_last_one_ended_is_under_way(config, daemon):
+    serves(config, passes=((-5, -7200),))
+    level, text = look(config)["Last look"]
+    assert level == "ok" and text.startswith("One goes on since")
+
+
 def test_an_outage_of_the_relay_is_told_with_its_reason_while_the_daemon_runs(config, daemon):
     serves(config, outage=Trouble(time.time() - 60, "Connection error: refused"))
     level, text = look(config)["Relay"]
