@@ -13,7 +13,7 @@ from support.requires import requires_command
 from support.spooling import files_in
 from support.zope_site import ZopeSite
 
-from maildrop import figures, settings
+from maildrop import figures, permissions, settings
 
 ADD = """
 import transaction
@@ -47,6 +47,7 @@ def site(tmp_path_factory, relay):
     site.create({"config-path-1": daemon.config})
     site.run_script(ADD)
     site.daemon = daemon
+    permissions.make_directories(settings.load(daemon.config))    # as the daemon does, which not every test starts
     site.start()
     yield site
     site.stop()
