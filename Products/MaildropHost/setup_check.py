@@ -6,7 +6,6 @@ import socket
 import time
 from email.message import Message
 from email.utils import formatdate, make_msgid
-from pathlib import Path
 from typing import NamedTuple
 
 from AccessControl.class_init import InitializeClass
