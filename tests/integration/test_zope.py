@@ -1,14 +1,13 @@
 """A real Zope over WSGI with a database on disk: transactions, permissions, pages, and the way to the daemon."""
 
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.config_file import write_config
 from support.daemon import MaildropDaemon
+from support.orphans import leave_orphan
 from support.ports import free_port
 from support.relay_server import RelayServer
 from support.spooling import files_in, read_mails
@@ -227,17 +226,9 @@ def test_the_contents_list_offers_the_product(site):
 # -- what died --
 
 
-def leave_orphan(site):
-    code = "import os, sys; from pathlib import Path; from maildrop import spool, writers; path = Path(sys.argv[1])\n"
-    code += "writer = writers.join(path, 0o600, 'token').name; draft = spool.Draft(path / spool.new_name())\n"
-    code += "draft.write('zoe@example.org', 'ann@example.org', b'x', {'Transaction': f'{writer} token'}); os._exit(1)"
-    subprocess.run([sys.executable, "-c", code, site.spool])
-    return [name for name in files_in(site.spool) if name.endswith(".lck")]
-
-
 def test_orphans_are_settled_on_demand_by_post_and_by_who_may_configure(site):
     site.get("/pages/send?subject=one")
-    (lock,) = leave_orphan(site)
+    lock = f"{leave_orphan(site.spool)}.lck"
     assert site.post("/MailHost/manage_settleOrphans", {}, login=False)[0] == 401
     assert site.get("/MailHost/manage_settleOrphans", login=True)[0] == 403
     assert lock in files_in(site.spool)
@@ -249,7 +240,7 @@ def test_orphans_are_settled_on_demand_by_post_and_by_who_may_configure(site):
 
 def test_orphans_are_settled_when_zope_starts(site):
     site.stop()
-    (lock,) = leave_orphan(site)
+    lock = f"{leave_orphan(site.spool)}.lck"
     site.start()
     assert lock not in files_in(site.spool)
     assert "as their transactions did not commit" in (site.directory / "var" / "log" / "event.log").read_text()

@@ -55,6 +55,20 @@ def die_at(step: str, work: Callable[[], object]) -> None:
     assert in_fork(fork) == -signal.SIGKILL
 
 
+def leave_orphan(directory: Path, subject: str = "x") -> str:
+    """A process dies with a mail in its transaction, which has not voted. Returns the mail's name."""
+    name = spool.new_name()
+    content = f"Subject: {subject}\n\nbody\n".encode()
+
+    def work() -> None:
+        writer = writers.join(directory, 0o600, "token").name
+        spool.Draft(directory / name).write("zoe@example.org", "ann@example.org", content, {"Transaction": f"{writer} token"})
+        die()
+
+    assert in_fork(work) == -signal.SIGKILL
+    return name
+
+
 @contextmanager
 def opened(*paths: Path):
     """FileStorages as one multi-database; yields the first one's DB."""
