@@ -15,6 +15,7 @@ from maildrop import spool, wake, writers
 from maildrop.settings import Settings
 from maildrop.spool import FAILED, LOCK_SUFFIX, NotAMail, SpoolBusy, SpooledMail
 
+UNSETTLED = "its transaction is not known to have committed"
 _MOST_COMPARED = 1000    # names; comparing takes time
 _NEAR = 3
 
@@ -75,7 +76,7 @@ def retry(paths: Iterable[Path], settings: Settings, also_unsettled: bool = Fals
 
     def renew(mail: SpooledMail) -> str:
         if mail.is_unsettled and not also_unsettled:
-            raise Refused("its transaction is not known to have committed; send it with --yes")
+            raise Refused(f"{UNSETTLED}; send it with --yes")
         return spool.renew(mail).name
 
     return _announced(_each(paths, settings, renew), settings)

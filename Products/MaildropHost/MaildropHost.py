@@ -7,7 +7,6 @@ never moved or renamed.
 import html
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,7 +32,7 @@ from maildrop.settings import MissingSettings, SettingsError
 from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
 from Products.MaildropHost.logtab import LogTab
-from Products.MaildropHost.recovery import recover
+from Products.MaildropHost.queuetab import QueueTab
 from Products.MaildropHost.setup_check import SetupCheck
 from Products.MaildropHost.troubles import Troubles
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
@@ -131,7 +130,7 @@ def _plain(number):
 
 
 @implementer(IMailHost)
-class MaildropHost(SetupCheck, LogTab, MailHost):
+class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
     """A mail host that writes mails into a spool, from which a separate daemon sends them."""
 
     security = ClassSecurityInfo()
@@ -144,6 +143,7 @@ class MaildropHost(SetupCheck, LogTab, MailHost):
 
     manage_options = (
         {"label": "Edit", "action": "manage_main"},
+        {"label": "Queue", "action": "manage_queue"},
         {"label": "Maildrop Log", "action": "manage_log"},
     ) + MailHost.manage_options[1:]
 
@@ -333,34 +333,6 @@ class MaildropHost(SetupCheck, LogTab, MailHost):
     def manage_restartQueueThread(self, action="start", REQUEST=None):
         # MailHost's own queue thread plays no part here. (No docstring: not to be called by URL.)
         raise MaildropHostError("The maildrop daemon is started and stopped by its own scripts, see maildrop/bin.")
-
-    # -- what died --
-
-    security.declareProtected(change_configuration, "manage_settleOrphans")
-
-    @postonly
-    def manage_settleOrphans(self, REQUEST=None):
-        """Settle the mails that dead processes left locked in the spools; with REQUEST, show the Edit tab again.
-
-        Returns what became of them otherwise, {sentence: how many}. Raises OSError where the spool cannot be read.
-        """
-        settings = self._settings()
-        databases = list(self._p_jar.db().databases.values())
-        try:
-            done = sum((recover(each, databases, settings.fsync) for each in settings.spools if each.is_dir()), Counter())
-        except OSError as error:
-            if REQUEST is None:
-                raise
-            message, kind = f"Nothing was settled. {error}", "danger"
-        else:
-            done = {outcome.value: number for outcome, number in done.items()}
-            message = "; ".join(f"{number} mails: {sentence}" for sentence, number in done.items())
-            message, kind = message or "No dead process has left a mail locked.", "success"
-        if REQUEST is None:
-            return done
-        REQUEST.set("manage_tabs_message", message)
-        REQUEST.set("manage_tabs_type", kind)
-        return self.manage_main()
 
     # -- sending --
 

@@ -209,10 +209,16 @@ def test_manage_make_changes_sets_title_mode_and_config_path_and_ignores_the_res
 @pytest.mark.parametrize(
     "name",
     ["getConfigPath", "setConfigPath", "addConfigPath", "getCandidateConfigPaths", "manage_makeChanges",
-     "isTransactional", "getLog", "manage_main", "manage_log", "queueLength"],
+     "isTransactional", "getLog", "manage_main", "manage_log", "queueLength", "manage_queue", "manage_mail",
+     "manage_confirmDelete", "manage_retryMails", "manage_deleteMails", "manage_releaseMails", "manage_settleOrphans"],
 )
 def test_what_tells_or_changes_the_configuration_is_protected(name):
     assert getattr(MaildropHost, f"{name}__roles__").__name__ == change_configuration
+
+
+def test_the_tabs_are_ours_and_then_mailhosts():
+    labels = [tab["label"] for tab in MaildropHost.manage_options]
+    assert labels[:3] == ["Edit", "Queue", "Maildrop Log"] and "Security" in labels[3:]
 
 
 # -- mails --
