@@ -200,9 +200,9 @@ def test_odd_fields_spoil_no_page(site, mails, fields):
 # -- quoting --
 
 
-def hostile_mail(name):
+def hostile_mail(name, address=f'"{MARKUP}"@example.org'):
     lines = [
-        f'##To:"{MARKUP}"@example.org', f'##From:"{MARKUP}"@example.org', f"##Last-Reply:451 4.3.0 {MARKUP}",
+        f"##To:{address}", f"##From:{address}", f"##Last-Reply:451 4.3.0 {MARKUP}",
         "##Attempts:2", f"##X{MARKUP}:{MARKUP}", f"Subject: {MARKUP}", f"From: {MARKUP}",
         f"X-{MARKUP.partition('>')[0]}: {MARKUP}", "", MARKUP, "]]>-->",
     ]
@@ -216,6 +216,8 @@ def hostile(site, mails):
     names = [FILE_NAME, f"failed/{FILE_NAME}.1"]
     for name in names:
         hostile_mail(site.spool / name)
+    names.append(spool.new_name())
+    hostile_mail(site.spool / names[-1], '"<xss onx=1>"@example.org')    # an address that can be used
     trouble = Trouble(time.time() - 60, MARKUP)
     figures.path_of(site.settings).write_bytes(Figures(outage=trouble, error=trouble).dumps())
     yield [urllib.parse.quote(name) for name in names]
