@@ -152,6 +152,7 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
 
     debug = _Setting(lambda settings: "On" if settings.debug else "Off")
     debug_receiver = _Setting(lambda settings: settings.debug_receiver or "(not set)")
+    _debug_receiver = _Setting(lambda settings: settings.debug_receiver)    # for a ``_send`` written for 2.3
     polling = _Setting(lambda settings: _plain(settings.interval_s))
     spool = _Setting(lambda settings: str(settings.spools[0]))
     use_tls = _Setting(lambda settings: ("No", "Yes", "Forced", "Forced")[settings.tls])
