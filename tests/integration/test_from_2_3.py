@@ -18,10 +18,9 @@ LEFT_BEHIND = Path(__file__).parents[1] / "support" / "from_2_3"
 
 STATES = """
 import json
-hosts = [app.MailHost, app.newsletter, app.untouched, app.intranet.MailHost]
 print(json.dumps([
     [host.absolute_url_path(), host.title, host.getConfigPath(), host.isTransactional(), host.smtp_port, host.debug_receiver]
-    for host in hosts
+    for host in (app.MailHost, app.newsletter, app.untouched, app.intranet.MailHost)
 ]))
 """
 

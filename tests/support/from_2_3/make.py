@@ -69,17 +69,23 @@ Subject: DTML Method
 Gr\xc3\xbc\xc3\x9fe
 </dtml-sendmail>sent"""
 
-BY_DTML_ARGUMENTS = """<dtml-sendmail mailhost="MailHost" mailto="ann@example.org" mailfrom="zoe@example.org" subject="DTML arguments">
-Text
-</dtml-sendmail>sent"""
+BY_DTML_ARGUMENTS = (
+    '<dtml-sendmail mailhost="MailHost" mailto="ann@example.org" mailfrom="zoe@example.org" subject="DTML arguments">\n'
+    "Text\n"
+    "</dtml-sendmail>sent"
+)
 
-BY_TEMPLATE = """<p tal:define="sent python:here.MailHost.send('Text', 'ann@example.org', 'zoe@example.org', 'Page Template')"
->sent</p>"""
+BY_TEMPLATE = (
+    '<p tal:define="sent python:'
+    "here.MailHost.send('Text', 'ann@example.org', 'zoe@example.org', 'Page Template')"
+    '">sent</p>'
+)
 
 SEND = "context.%s.send('Text', mto='ann@example.org', mfrom='zoe@example.org', subject='%s')\n"
 SCRIPTS = {
     "by_script": SEND % ("MailHost", "Script") + "return 'sent'",
-    "by_simple_send": "context.MailHost.simple_send('ann@example.org', 'zoe@example.org', 'simple_send', 'Text')\nreturn 'sent'",
+    "by_simple_send": "context.MailHost.simple_send('ann@example.org', 'zoe@example.org', 'simple_send', 'Text')\n"
+    "return 'sent'",
     "by_newsletter": SEND % ("newsletter", "newsletter") + "return 'sent'",
     "by_both_and_fail": SEND % ("MailHost", "never") + SEND % ("newsletter", "at once") + "raise ValueError('no')",
     "paths": "return ' '.join([context[id].getConfigPath() for id in ('MailHost', 'newsletter')])",
