@@ -18,6 +18,12 @@ def _find_daemon_package():
 
 _find_daemon_package()
 
+import maildrop.stringparse  # noqa: E402
+
+# In 2.3 the daemon's package lay in the product; products of that time import it from there.
+sys.modules[f"{__name__}.maildrop"] = maildrop
+sys.modules[f"{__name__}.maildrop.stringparse"] = maildrop.stringparse
+
 from Products.MaildropHost.MaildropHost import MaildropHost  # noqa: E402
 from Products.MaildropHost.MaildropHost import addMaildropHostForm  # noqa: E402
 from Products.MaildropHost.MaildropHost import known_spools  # noqa: E402

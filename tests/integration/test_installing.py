@@ -31,6 +31,7 @@ TELL = """
 import sys
 from pathlib import Path
 import maildrop.settings
+from Products.MaildropHost.maildrop.stringparse import parse_assignments
 module = sys.modules["Products.MaildropHost.MaildropHost"]
 print(module.DEFAULT_CONFIG_PATH)
 print(Path(maildrop.settings.__file__).parent)
