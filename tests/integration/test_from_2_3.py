@@ -1,5 +1,6 @@
 """What a site leaves behind that ran MaildropHost 2.3 under Python 2.7 and Zope 2.13: its database and its spool."""
 
+import itertools
 import json
 import re
 import shutil
@@ -8,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import transaction
 from support.daemon import MaildropDaemon
 from support.from_2_3.make import CONFIG, SITE
 from support.relay_server import RelayServer
-from support.spooling import MODULE
+from support.spooling import MODULE, make_host
 from support.zope_site import ZopeSite
 
 LEFT_BEHIND = Path(__file__).parents[1] / "support" / "from_2_3"
@@ -173,3 +175,23 @@ def test_a_full_spool_that_2_3_left_behind_is_delivered_once_and_what_it_had_loc
     wanted = [read_2_3(path) for path in left for _ in range(1 if path.name == locked else 51)]
     assert sorted(sent) == sorted(wanted)
     assert not (daemon.spool / "failed").exists() or not daemon.failed()
+
+
+# -- the way back --
+
+
+def test_what_is_written_now_has_the_form_that_a_2_3_daemon_reads(tmp_path):
+    """It reads lines as long as they begin with ``##``, fails on one without a colon, and sends all the rest.
+
+    This checks that form and no more: a daemon of 2.3 needs Python 2.
+    """
+    host = make_host(tmp_path)
+    message = b"Subject: back\n\nGr\xfc\xdfe\n## no envelope\n"
+    host._send("Zoe <zoe@example.org>", ['"Bob, the other" <bob@example.org>', "ann@example.org"], message)
+    transaction.commit()
+    (path,) = [path for path in (tmp_path / "spool").iterdir() if not path.is_dir()]
+    lines = path.read_bytes().split(b"\n")
+    envelope = list(itertools.takewhile(lambda line: line.startswith(b"##"), lines))
+    assert envelope[:2] == [b'##To:"Bob, the other" <bob@example.org>,ann@example.org', b"##From:Zoe <zoe@example.org>"]
+    assert all(b":" in line for line in envelope)
+    assert b"\n".join(lines[len(envelope) :]) == message
