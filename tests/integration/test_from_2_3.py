@@ -69,7 +69,7 @@ def site(place, daemons):
     site.create({"config-path-1": daemons[0].config, "config-path-2": daemons[1].config})
     database = site.directory / "var" / "Data.fs"
     database.write_bytes((LEFT_BEHIND / "Data.fs").read_bytes().replace(SITE.encode(), str(place).encode()))
-    convert = [Path(sys.executable).with_name("zodbupdate"), "--convert-py3", "--encoding", "utf-8", "--file", database]
+    convert = [Path(sys.executable).with_name("zodbupdate"), "--convert-py3", "--encoding", "utf-8", "--pack", "--file", database]
     subprocess.run(convert, check=True, capture_output=True)
     site.states = json.loads(site.run_script(STATES))
     site.start()
