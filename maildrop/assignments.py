@@ -104,7 +104,7 @@ def _number_value(text: str, where: str) -> int | float:
         if re.search("[89]", text):
             raise AssignmentError(f"{where}: a number with a leading 0 is octal and has no digits 8 and 9")
         return int(text, 8)
-    value = ast.literal_eval(text)
+    value: int | float = ast.literal_eval(text)
     if isinstance(value, float) and value == float("inf"):
         raise AssignmentError(f"{where}: too large a number")
     return value

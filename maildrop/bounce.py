@@ -40,7 +40,8 @@ def write(mail: SpooledMail, sender: str, failed: Mapping[str, Reply], kept: str
 
 def message(mail: SpooledMail, sender: str, failed: Mapping[str, Reply], kept: str, host: str) -> bytes:
     """The notice: a text for people, one for programs, and the header of the mail."""
-    report = MIMEMultipart("report", **{"report-type": "delivery-status"})
+    report = MIMEMultipart("report")
+    report.set_param("report-type", "delivery-status")
     report["From"] = f"Mail Delivery System <MAILER-DAEMON@{host}>"
     report["To"] = _ascii(sender)
     report["Subject"] = "Mail could not be delivered"
@@ -55,9 +56,12 @@ def message(mail: SpooledMail, sender: str, failed: Mapping[str, Reply], kept: s
 
 
 def _delivery_status(mail: SpooledMail, failed: Mapping[str, Reply], host: str) -> Message:
-    blocks = [Message()]
-    blocks[0]["Reporting-MTA"] = f"dns; {host}"
-    blocks[0]["Arrival-Date"] = formatdate(mail.queued_at, localtime=True)
+    status = Message()
+    status["Content-Type"] = "message/delivery-status"
+    of_mail = Message()
+    of_mail["Reporting-MTA"] = f"dns; {host}"
+    of_mail["Arrival-Date"] = formatdate(mail.queued_at, localtime=True)
+    status.attach(of_mail)
     for recipient, reply in failed.items():
         block = Message()
         block["Final-Recipient"] = f"{'rfc822' if recipient.isascii() else 'utf-8'}; {_ascii(recipient)}"
@@ -65,10 +69,7 @@ def _delivery_status(mail: SpooledMail, failed: Mapping[str, Reply], host: str) 
         block["Status"] = _status(reply)
         block["Diagnostic-Code"] = f"smtp; {_ascii(str(reply))}"
         block["Last-Attempt-Date"] = formatdate(time.time(), localtime=True)
-        blocks.append(block)
-    status = Message()
-    status["Content-Type"] = "message/delivery-status"
-    status.set_payload(blocks)
+        status.attach(block)
     return status
 
 

@@ -217,7 +217,7 @@ class Connection:
         if not attempt.is_last or attempt.size > _LARGE:
             return None
         following = self._take_ahead()
-        return following and (following.envelope, following.size)
+        return (following.envelope, following.size) if following else None
 
     def _while_the_relay_works(self) -> None:
         """Take the mail behind the next one already: later the relay would have to wait for it. Never raises."""

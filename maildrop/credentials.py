@@ -8,7 +8,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 from maildrop import sasl
@@ -118,7 +117,7 @@ def _one_line(raw: bytes, source: str) -> str:
 class _Command:
     """The command that prints the password. One thread at a time runs it."""
 
-    def __init__(self, words: Sequence[str], timeout_s: float):
+    def __init__(self, words: tuple[str, ...], timeout_s: float):
         self._words = words
         self._timeout_s = timeout_s
         self._lock = threading.Lock()    # held while a process begins or is collected

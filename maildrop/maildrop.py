@@ -12,9 +12,9 @@ if __name__ == "__main__":
 
     del sys.path[0]
     if sys.argv[1:2] == ["--ctl"]:    # how the script maildropctl gets here
-        from maildrop.ctl import main
+        from maildrop import ctl
 
-        sys.exit(main(sys.argv[2:]))
-    from maildrop.daemon import main
+        sys.exit(ctl.main(sys.argv[2:]))
+    from maildrop import daemon
 
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(daemon.main(sys.argv[1:]))

@@ -59,7 +59,7 @@ def next_attempt(now: float, attempts: int, retry_s: float, longest_s: float) ->
 
     Times are seconds since the epoch. Source: RFC 5321 section 4.5.4.1.
     """
-    return now + min(retry_s * 2 ** min(attempts - 1, 30), longest_s)
+    return now + min(retry_s * 2.0 ** min(attempts - 1, 30), longest_s)
 
 
 def late_attempt(now: float, attempts: int, retry_s: float, longest_s: float) -> float:

@@ -67,6 +67,8 @@ class _Client(smtplib.SMTP):
     the login is concealed here, where all replies come in.
     """
 
+    _host: str    # smtplib's
+
     _LONGEST_LINE = 4096    # bytes with the line's end; RFC 5321 4.5.3.1.5 allows 512
     _MOST_LINES = 500
 
@@ -149,7 +151,8 @@ class _Client(smtplib.SMTP):
         if code == 220:
             if self._received:
                 raise smtplib.SMTPServerDisconnected("the relay sent more than its reply to STARTTLS")
-            self.sock.settimeout(self.timeout)    # type: ignore[union-attr]
+            assert self.sock is not None    # it has just replied
+            self.sock.settimeout(self.timeout)
             self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
             self.helo_resp = self.ehlo_resp = None
             self.esmtp_features = {}

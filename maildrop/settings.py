@@ -148,9 +148,10 @@ def _text(value: Any) -> str:
 
 
 def _filled_text(value: Any) -> str:
-    if not _text(value).strip():
+    text = _text(value).strip()
+    if not text:
         raise ValueError("a string that is not empty")
-    return value.strip()
+    return text
 
 
 def _path(value: Any) -> Path:
