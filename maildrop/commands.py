@@ -22,7 +22,7 @@ from maildrop.shape import COLUMNS, shape
 from maildrop.spool import NotAMail, SpoolBusy
 from maildrop.terminal import Screen, confirmed, cut, progress
 
-STATE_COLOURS = {state: "red" for state in State} | {State.DUE: "green", State.DEFERRED: "yellow", State.LOCKED: "blue"}
+STATE_COLOURS = dict.fromkeys(State, "red") | {State.DUE: "green", State.DEFERRED: "yellow", State.LOCKED: "blue"}
 _OUTCOME_COLOURS = {"delivered": "green", "deferred": "yellow", "failed": "red", "trouble": "red"}
 _LONGEST_SUBJECT = 40    # columns
 _TOLD_ONE_BY_ONE = 50    # mails, on a terminal
@@ -306,7 +306,7 @@ def _tell(
             told[says(done).partition(" ")[0]] += 1
             if not in_one:
                 print(f"{printable(str(done.path))}: {says(done)}")
-        elif not done.is_gone or getattr(options, "names", ()):
+        elif not done.is_gone or getattr(options, "names", None):
             problems.append(f"Error: {printable(str(done.path))}: {printable(done.problem)}")
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
                 account.become(settings)
             for directory in settings.spools:
                 spool.check_spool(directory)
-        status = options.run(options, config, settings)
+        status: int = options.run(options, config, settings)
         sys.stdout.flush()
         return status
     except BrokenPipeError:    # whoever read what we print has enough
@@ -153,7 +153,9 @@ def _filter_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("about", nargs="?", default="", metavar="TEXT", help="only lines with it: a mail's name, an address")
-    parser.add_argument("-n", "--lines", type=_count, default=20, metavar="N", help="so many of the last ones (default: %(default)s)")
+    parser.add_argument(
+        "-n", "--lines", type=_count, default=20, metavar="N", help="so many of the last ones (default: %(default)s)"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with those to come; Ctrl-C ends it")
     parser.add_argument("--json", action="store_true", help="as a JSON array; with --follow an object a line")
 
@@ -241,7 +243,12 @@ COMMANDS = (
         "take the lock of mails away whose writer has died or is unknown: they will be sent",
         _choice_arguments,
     ),
-    Command("delete", _chosen(commands.delete), "remove mails for good, failed and orphaned ones too; asks first", _delete_arguments),
+    Command(
+        "delete",
+        _chosen(commands.delete),
+        "remove mails for good, failed and orphaned ones too; asks first",
+        _delete_arguments,
+    ),
     Command("flush", commands.flush, "make all deferred mails due now"),
     Command("check", None, "tell whether config file, permissions, spool and relay are fit for use; changes and sends nothing"),
     Command("log", commands.show_log, "show the last lines of the daemon's log", _log_arguments),

@@ -94,7 +94,8 @@ class Mails(RuleBasedStateMachine):
     def start_daemon(self, pipelining, connections):
         found = dataclasses.replace(
             settings.defaults(), spools=(self.spool,), smtp_hosts=("127.0.0.1",), retry_s=0.0, fsync=False, bounce=False,
-            helo="daemon.example.org", timeout_s=5.0, data_timeout_s=5.0, log_file=self.log_file, pipelining=pipelining, connections=connections,
+            helo="daemon.example.org", timeout_s=5.0, data_timeout_s=5.0, log_file=self.log_file, pipelining=pipelining,
+            connections=connections,
         )    # fmt: skip
         self.delivery = Delivery(found, MaildropLog(self.log_file))
 

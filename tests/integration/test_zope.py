@@ -36,7 +36,8 @@ Text
 def script(name, params, body):
     manage_addPythonScript(app, name)
     app[name].ZPythonScript_edit(params, body)
-script("by_script", "", "context.MailHost.send('Text', mto='ann@example.org', mfrom='zoe@example.org', subject='by Script')\\nreturn 'sent'")
+send = "context.MailHost.send('Text', mto='ann@example.org', mfrom='zoe@example.org', subject='by Script')"
+script("by_script", "", send + "\\nreturn 'sent'")
 script("read_log", "", "return context.MailHost.getLog()")
 script("choose_config", "", "context.MailHost.setConfigPath('DEFAULT')\\nreturn 'chosen'")
 script("add_config", "", "context.MailHost.addConfigPath('x', '/etc/passwd')\\nreturn 'added'")

@@ -20,10 +20,10 @@ from aiosmtpd.handlers import Mailbox
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from maildrop.pidfile import running_pid    # noqa: E402
-from support.config_file import write_config    # noqa: E402
-from support.ports import free_port    # noqa: E402
-from support.zope_site import ZopeSite    # noqa: E402
+from maildrop.pidfile import running_pid
+from support.config_file import write_config
+from support.ports import free_port
+from support.zope_site import ZopeSite
 
 SCRIPTS = Path(__file__).parents[2] / "maildrop" / "bin"
 PATIENCE_S = 30

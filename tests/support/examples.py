@@ -5,17 +5,21 @@ from hypothesis import strategies as st
 PIECES_OF_A_LIST = (
     "ann@example.org", "bob@example.org", "eve@xn--bcher-kva.example", "jörg@bücher.example", "local", '"Doe, Jon"', '"a b"@x.y',
     '"a\\"b"@x', "<", ">", "<>", "(", ")", "(a comment)", ",", ";", ":", " ", "\t", "\r\n ", "\r", "group:", "@a,@b:", "<@a:", '"',
-    "\\", "[", "]", "[127.0.0.1]", "@", ".", "..", "\0", "\x7f", "\x85", "\u2028", "\xa0", "a" * 500, "RCPT TO:<x@y>", "=?utf-8?q?x?=",
+    "\\", "[", "]", "[127.0.0.1]", "@", ".", "..", "\0", "\x7f", "\x85", "\u2028", "\xa0", "a" * 500, "RCPT TO:<x@y>",
+    "=?utf-8?q?x?=",
 )
 ENTRIES = (
-    "ann@example.org", "bob@example.org", '"Doe, Jon" <jon@example.org>', "Eve (a comment) <eve@EXAMPLE.org>", "jörg@bücher.example",
+    "ann@example.org", "bob@example.org", '"Doe, Jon" <jon@example.org>', "Eve (a comment) <eve@EXAMPLE.org>",
+    "jörg@bücher.example",
     '"a b"@example.org', "<@a,@b:old@example.org>", "staff: lee@example.org, kim@example.org;", "local", '"a\\"b"@[127.0.0.1]',
     "no address", "<>", '"unclosed', "<unclosed", "<@unclosed", "(unclosed", "",
 )
 scrambled = st.lists(st.sampled_from(PIECES_OF_A_LIST), max_size=12).map("".join)
 entries = st.one_of(st.sampled_from(ENTRIES[:8]), st.sampled_from(ENTRIES), scrambled)
 address_lists = st.one_of(
-    st.tuples(st.sampled_from((", ", ",", ",\r\n ", ";")), st.lists(entries, max_size=6)).map(lambda parts: parts[0].join(parts[1])),
+    st.tuples(st.sampled_from((", ", ",", ",\r\n ", ";")), st.lists(entries, max_size=6)).map(
+        lambda parts: parts[0].join(parts[1])
+    ),
     scrambled,
     st.text(max_size=60),
 )

@@ -6,7 +6,6 @@ import socket
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 

@@ -6,7 +6,6 @@ import re
 import resource
 import socket
 import stat
-import sys
 import tempfile
 import threading
 import time
