@@ -2,20 +2,43 @@
 # make test     sets up what the tests need, then runs them (ARGS="-k name" goes to pytest)
 # make fuzz     feeds the daemon's parsers with arbitrary mails, config files and replies (MINUTES=10)
 # make bench    compares speed and memory with those of other programs that send mail
+# make lint     ruff, mypy, shellcheck, the manual's markup, and that the source distribution is complete
+# make dist     builds both distributions into dist, and checks what they say of themselves
+# make test-matrix    all tests for each Python and Zope of tox.ini whose interpreter is here (ARGS="-e py312-zope63")
 # make clean    removes what the others made
 
 PYTHON ?= python3
 VENV := .venv
 INSTALL := sh tests/support/debian_packages.sh
+FOR_TESTS := chromium libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
+SCRIPTS = .ci/run tests/support/debian_packages.sh $(filter-out %/README %.logrotate %.service,$(wildcard maildrop/bin/*))
+# Beside the interpreters on the PATH: what pyenv has.
+PYTHONS = $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.*/bin/python)
 
-.PHONY: run test fuzz bench clean
+.PHONY: run test test-matrix fuzz bench lint dist clean
 
 run: $(VENV)/demo.stamp
 	@$(VENV)/bin/python tests/support/demo.py $(if $(ONCE),--once) instance
 
 test: $(VENV)/test.stamp
-	@$(INSTALL) --optional chromium libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
+	@$(INSTALL) --optional $(FOR_TESTS)
 	$(VENV)/bin/python -m pytest $(or $(ARGS),--numprocesses 2 --dist worksteal --least-fault-cases 400)
+
+test-matrix: $(VENV)/matrix.stamp
+	@$(INSTALL) --optional $(FOR_TESTS)
+	$(VENV)/bin/tox run $(if $(PYTHONS),--discover $(PYTHONS)) $(ARGS)
+
+lint: $(VENV)/lint.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck --shell=sh --external-sources $(SCRIPTS)
+	for text in README CONTRIBUTING HISTORY; do $(VENV)/bin/docutils --halt=2 --strict $$text.txt /dev/null || exit; done
+	$(VENV)/bin/check-manifest
+
+dist: $(VENV)/lint.stamp
+	rm -rf dist
+	$(VENV)/bin/pyproject-build
+	$(VENV)/bin/twine check --strict dist/*
 
 fuzz: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest tests/fuzz --numprocesses 2 --dist worksteal --fuzz-minutes $(or $(MINUTES),10)
@@ -41,4 +64,4 @@ $(VENV)/%.stamp: $(VENV)/bin/python pyproject.toml setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) instance build dist *.egg-info .hypothesis
+	rm -rf $(VENV) instance build dist *.egg-info .hypothesis .mypy_cache .ruff_cache .tox

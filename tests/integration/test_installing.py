@@ -99,11 +99,19 @@ def test_the_sdist_holds_all_that_is_needed_to_build_and_test(built, source):
     sdist, = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("config", "SAMPLE_MAIL.txt", "setup.py", "README.txt", "HISTORY.txt", "LICENSE.txt", "Makefile"):
+    for name in ("config", "SAMPLE_MAIL.txt", "setup.py", "README.txt", "HISTORY.txt", "LICENSE.txt", "Makefile", "tox.ini"):
         assert name in names
     packaged = {path.relative_to(source).as_posix() for folder in ("maildrop", "Products", "tests")
                 for path in (source / folder).rglob("*") if path.is_file()}
     assert packaged - names == set()
+
+
+def test_what_the_distributions_say_of_themselves_can_be_shown_by_an_index(built):
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *built.iterdir()], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
 
 
 def test_zope_finds_the_product_of_an_installed_wheel_and_its_scripts_run(built, tmp_path):
@@ -121,9 +129,8 @@ def test_zope_finds_the_product_of_an_installed_wheel_and_its_scripts_run(built,
 
 def test_a_pip_install_from_a_checkout_carries_config_and_sample(source, tmp_path):
     target = tmp_path / "target"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, source], check=True, capture_output=True
-    )
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, source]
+    subprocess.run(command, check=True, capture_output=True)
     installed = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert EXPECTED <= installed
 
