@@ -187,12 +187,12 @@ def test_either_account_deletes_mails(site, relay, account, state):
     if state == "just written":
         zope_sends(site)
         path = site.spool / names(site)[0]
-        result = site.ctl("delete", path.name, account=account)
+        result = site.ctl("delete", "--yes", path.name, account=account)
     else:
         with site:
             make_one_of_each(site, relay)
             path = site.spool / names(site)[0] if state == "put off" else site.failed()[0]
-            result = site.ctl("delete", path.name, account=account)
+            result = site.ctl("delete", "--yes", path.name, account=account)
     assert (result.returncode, result.stderr) == (0, "")
     assert not path.exists()
     assert relay.accepted == []

@@ -30,7 +30,7 @@ class SpoolingMailHost(MODULE.MaildropHost):
 
     @property
     def sent(self):
-        mails = [path for path in Path(self.spool).iterdir() if not path.name.endswith(".lck")]
+        mails = [path for path in Path(self.spool).iterdir() if path.is_file() and path.suffix != ".lck"]
         return read_locked_mail(max(mails))[2]
 
     def _send(self, mfrom, mto, body, immediate=False):
