@@ -21,7 +21,8 @@ LEFT_BEHIND = Path(__file__).parents[1] / "support" / "from_2_3"
 STATES = """
 import json
 print(json.dumps([
-    [host.absolute_url_path(), host.title, host.getConfigPath(), host.isTransactional(), host.smtp_port, host.debug_receiver]
+    [host.absolute_url_path(), host.title, host.getConfigPath(), host.isTransactional(), host.smtp_port,
+     host.debug_receiver]
     for host in (app.MailHost, app.newsletter, app.untouched, app.intranet.MailHost)
 ]))
 """
@@ -69,8 +70,8 @@ def site(place, daemons):
     site.create({"config-path-1": daemons[0].config, "config-path-2": daemons[1].config})
     database = site.directory / "var" / "Data.fs"
     database.write_bytes((LEFT_BEHIND / "Data.fs").read_bytes().replace(SITE.encode(), str(place).encode()))
-    convert = [Path(sys.executable).with_name("zodbupdate"), "--convert-py3", "--encoding", "utf-8", "--pack", "--file", database]
-    subprocess.run(convert, check=True, capture_output=True)
+    convert = [Path(sys.executable).with_name("zodbupdate"), "--convert-py3", "--encoding", "utf-8", "--pack"]
+    subprocess.run([*convert, "--file", database], check=True, capture_output=True)
     site.states = json.loads(site.run_script(STATES))
     site.start()
     yield site
