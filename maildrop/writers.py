@@ -98,6 +98,7 @@ class Writer:
         self._path = directory / WRITERS / self.name
         self._lock = threading.Lock()
         self._open: set[str] = set()    # tokens of transactions that may have locks in the spool
+        self.ends = 0    # how many transactions have left
         self._size = 0
         self._is_on_disk = False
         self._retired = False
@@ -134,27 +135,41 @@ class Writer:
         with self._lock:
             self._open.add(token)
 
-    def vote(self, vote: Vote, durable: bool) -> None:
+    def vote(self, vote: Vote, durable: bool, ends: int) -> None:
         """Write the vote down; with ``durable`` it is on the disk when this returns. Raises OSError: it did not vote.
 
-        The spool's directory has to be on the disk: then so is the end of each lock that earlier votes are about.
+        ``ends``: what the attribute was before the spool's directory was put on the disk. The locks of those who had left
+        by then cannot come back.
         """
         line = vote.line()
         with self._lock:
-            begin = 0 if self._open == {vote.token} else self._size    # 0: nobody needs what stands there
+            is_alone = self._open == {vote.token} and self.ends == ends    # nobody needs what stands there
+            begin = 0 if is_alone else self._size
+            before, self._size = self._size, begin + len(line)
             try:
-                self._write(line.ljust(self._size - begin, b"\0"), begin)
+                self._write(line.ljust(before - begin, b"\0"), begin)
             except OSError:
-                with suppress(OSError):
-                    self._write(bytes(max(len(line), self._size - begin)), begin)
-                    self._size = begin
+                self._take_back(begin, max(before, self._size))
                 raise
-            self._size = begin + len(line)
         if durable:
-            _flush(self._descriptor)
-            if not self._is_on_disk:
-                spool.flush_directory(self._path.parent)
-                self._is_on_disk = True
+            try:
+                _flush(self._descriptor)
+                if not self._is_on_disk:
+                    spool.flush_directory(self._path.parent)
+                    self._is_on_disk = True
+            except OSError:
+                with self._lock:
+                    self._take_back(begin, begin + len(line))
+                with suppress(OSError):
+                    _flush(self._descriptor)
+                raise
+
+    def _take_back(self, begin: int, end: int) -> None:
+        """Never raises."""
+        with suppress(OSError):
+            self._write(b" " * (end - begin), begin)    # which may stand before the next line
+        if self._size <= end:
+            self._size = begin
 
     def _write(self, data: bytes, begin: int) -> None:
         if os.pwrite(self._descriptor, data, begin) < len(data):
@@ -164,6 +179,7 @@ class Writer:
         """That transaction has no lock in the spool any more. Never raises."""
         with self._lock:
             self._open.discard(token)
+            self.ends += 1
             if self._retired and not self._open:
                 self._remove()
 

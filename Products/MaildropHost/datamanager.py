@@ -65,6 +65,7 @@ class MailDataManager:
         self._flushed = 0    # how many of them, from the first on, are on the disk
         self._taken_back = []    # drafts that were rolled back
         self._writers = {}    # spool -> what this process is there
+        self._ends = {}    # spool -> how many transactions had left it when it was last put on the disk
         self.token = os.urandom(16).hex()    # goes into the envelope of each mail, and into the database's record
         self._sealed = False
         self.is_over = False    # whatever of it is still in a spool is to be released or discarded
@@ -120,6 +121,8 @@ class MailDataManager:
                 draft.begin_flush()
         for draft in drafts:
             draft.flush()
+        for directory in {draft.path.parent for draft in drafts}:
+            self._ends[directory] = self._writers[directory].ends
         for directory in {draft.path.parent for draft in drafts if draft.durable}:
             flush_directory(directory)
 
@@ -146,7 +149,8 @@ class MailDataManager:
         for directory, is_durable in durable.items():
             left = [draft.path for draft in self._taken_back if draft.path.parent == directory]
             discarded = frozenset(path.name for path in left if os.path.lexists(lock_path(path)))
-            self._writers[directory].vote(Vote(self.token, others, databases, discarded), is_durable)
+            vote = Vote(self.token, others, databases, discarded)
+            self._writers[directory].vote(vote, is_durable, self._ends[directory])
 
     def tpc_finish(self, txn):
         drafts, self._drafts = self._drafts, []

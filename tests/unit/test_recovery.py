@@ -88,6 +88,23 @@ def test_a_transaction_that_only_mails_has_committed_when_it_has_voted(site):
     assert site.states() == ["due"]
 
 
+def test_mails_whose_commit_failed_as_the_vote_could_not_be_flushed_are_removed_also_if_it_dies_in_the_abort(site):
+    def work():
+        flush = spool.flush_directory
+
+        def fails(directory):
+            if directory.name == "writers":
+                raise OSError(24, "Too many open files")
+            flush(directory)
+
+        site.send()
+        spool.flush_directory, spool.Draft.discard = fails, die
+        transaction.commit()
+
+    assert in_fork(work) == -signal.SIGKILL
+    assert start(site) == {Outcome.REMOVED: 1}
+
+
 def test_a_connection_that_stores_nothing_has_no_say(site):
     def work():
         connection = site.connect()

@@ -235,7 +235,7 @@ def read(directory, name):
 
 
 def test_a_vote_is_read_as_it_was_written(directory):
-    name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True))
+    name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True, ends=writer.ends))
     with dead_writers(directory) as dead:
         assert dead[name].votes == {VOTE.token: VOTE} and not dead[name].is_damaged
 
@@ -244,7 +244,7 @@ def test_a_vote_is_read_as_it_was_written(directory):
 def test_a_line_that_is_no_vote_is_damage(directory, line):
     with pytest.raises(ValueError, match="no vote|Expecting|decode"):
         Vote.parse(line)
-    name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True))
+    name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True, ends=writer.ends))
     path = directory / "writers" / name
     path.write_bytes(line + b"\n" + path.read_bytes())
     dead = read(directory, name)
@@ -252,7 +252,7 @@ def test_a_line_that_is_no_vote_is_damage(directory, line):
 
 
 def test_a_line_without_its_end_was_no_vote(directory):
-    name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True))
+    name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True, ends=writer.ends))
     path = directory / "writers" / name
     path.write_bytes(path.read_bytes().rstrip(b"\0") + b'{"token": "1')
     assert (read(directory, name).votes, read(directory, name).is_damaged) == ({VOTE.token: VOTE}, False)
@@ -262,17 +262,17 @@ def test_votes_stay_as_long_as_a_transaction_is_open_that_they_are_about(directo
     writer = join(directory, 0o600, "1")
     for token in ("1", "2", "3"):
         join(directory, 0o600, token)
-        writer.vote(Vote(token, False), durable=False)
+        writer.vote(Vote(token, False), durable=False, ends=writer.ends)
     assert list(read(directory, writer.name).votes) == ["1", "2", "3"]
     writer.leave("1")
     writer.leave("3")
     join(directory, 0o600, "4")
-    writer.vote(Vote("4", False), durable=False)
+    writer.vote(Vote("4", False), durable=False, ends=writer.ends)
     assert list(read(directory, writer.name).votes) == ["1", "2", "3", "4"]
     writer.leave("2")
     writer.leave("4")
     join(directory, 0o600, "5")
-    writer.vote(Vote("5", False), durable=False)
+    writer.vote(Vote("5", False), durable=False, ends=writer.ends)
     assert list(read(directory, writer.name).votes) == ["5"]
     writer.leave("5")
 
@@ -281,11 +281,11 @@ def test_a_vote_that_takes_the_place_of_longer_ones_leaves_nothing_of_them(direc
     writer = join(directory, 0o600, "1")
     join(directory, 0o600, "2")
     for token in ("1", "2"):
-        writer.vote(Vote(token, True, discarded=frozenset({"x" * 100})), durable=False)
+        writer.vote(Vote(token, True, discarded=frozenset({"x" * 100})), durable=False, ends=writer.ends)
     for token in ("1", "2"):
         writer.leave(token)
     join(directory, 0o600, "3")
-    writer.vote(Vote("3", False), durable=False)
+    writer.vote(Vote("3", False), durable=False, ends=writer.ends)
     dead = read(directory, writer.name)
     assert list(dead.votes) == ["3"] and not dead.is_damaged
     writer.leave("3")
@@ -293,12 +293,12 @@ def test_a_vote_that_takes_the_place_of_longer_ones_leaves_nothing_of_them(direc
 
 def test_a_file_that_cannot_be_emptied_for_long_is_followed_by_another(directory):
     first = join(directory, 0o600, "stays open")
-    first.vote(Vote("stays open", False), durable=False)
+    first.vote(Vote("stays open", False), durable=False, ends=first.ends)
     for number in range(10_000):
         writer = join(directory, 0o600, str(number))
         if writer is not first:
             break
-        writer.vote(Vote(str(number), False), durable=False)
+        writer.vote(Vote(str(number), False), durable=False, ends=writer.ends)
         writer.leave(str(number))
     assert writer is not first and sorted(names(directory)) == sorted([first.name, writer.name])
     assert is_alive(directory, first.name) and (directory / "writers" / first.name).stat().st_size < 100_000
@@ -310,15 +310,33 @@ def test_a_file_that_cannot_be_emptied_for_long_is_followed_by_another(directory
 def test_a_vote_of_which_the_disk_takes_only_a_part_is_an_error_and_leaves_nothing(directory, monkeypatch):
     writer = join(directory, 0o600, "1")
     join(directory, 0o600, "2")
-    writer.vote(Vote("1", False), durable=True)
+    writer.vote(Vote("1", False), durable=True, ends=writer.ends)
     really_write = os.pwrite
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", lambda descriptor, line, begin: really_write(descriptor, line[:7], begin))
         with pytest.raises(OSError, match="No space left"):
-            writer.vote(Vote("2", False), durable=True)
+            writer.vote(Vote("2", False), durable=True, ends=writer.ends)
     assert list(read(directory, writer.name).votes) == ["1"]
-    writer.vote(Vote("2", False), durable=True)
+    writer.vote(Vote("2", False), durable=True, ends=writer.ends)
     assert list(read(directory, writer.name).votes) == ["1", "2"] and not read(directory, writer.name).is_damaged
+    for token in ("1", "2"):
+        writer.leave(token)
+
+
+def test_a_vote_that_could_not_be_flushed_was_none_and_those_behind_it_stay(directory, monkeypatch):
+    writer = join(directory, 0o600, "1")
+    join(directory, 0o600, "2")
+
+    def fails(descriptor):
+        writer.vote(Vote("2", False), durable=False, ends=writer.ends)
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writers, "_flush", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            writer.vote(Vote("1", False), durable=True, ends=writer.ends)
+    dead = read(directory, writer.name)
+    assert list(dead.votes) == ["2"] and not dead.is_damaged
     for token in ("1", "2"):
         writer.leave(token)
 
@@ -391,6 +409,28 @@ def test_a_vote_stays_until_its_transaction_is_over_also_where_it_was_rolled_bac
     send(host)
     savepoint.rollback()
     transaction.get().join(Late(meanwhile))
+    transaction.commit()
+    assert len(votes) == 2
+
+
+def test_a_vote_stays_whose_transaction_ended_after_the_spool_had_been_put_on_the_disk(host, tmp_path):
+    """Its lock may be there again after a power cut."""
+
+    class Between(Late):
+        def __init__(self):
+            pass
+
+        def tpc_vote(self, txn):
+            votes.extend(read(tmp_path / "spool", names(tmp_path / "spool")[0]).votes)
+
+        def commit(self, txn):
+            thread = threading.Thread(target=lambda: (send(host), transaction.commit()))
+            thread.start()
+            thread.join()
+
+    votes = []
+    send(host)
+    transaction.get().join(Between())
     transaction.commit()
     assert len(votes) == 2
 
