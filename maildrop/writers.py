@@ -36,6 +36,7 @@ WRITERS = "writers"
 _ROOM = 4096    # bytes that a file has from the beginning
 _FULL = 64 * 1024    # bytes; so large it becomes only where there is always a transaction open
 _LOOK_S = 0.05    # longer than anybody holds a file just to see whether its writer lives
+_SETTLING_S = 60    # how long one waits for another who settles what is in the spool
 _BEGUN_S = 60    # nobody takes so long to lock a file; who does gets an error when it goes on
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*-([0-9a-f]{8})-\d+")
@@ -80,7 +81,7 @@ class Vote:
             fields = json.loads(line)
             databases = tuple(Database(str(place), str(last)) for place, last in fields["databases"])
             return cls(str(fields["token"]), bool(fields["others"]), databases, frozenset(map(str, fields["discarded"])))
-        except (KeyError, TypeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"no vote: {line!r}") from error
 
 
@@ -340,15 +341,48 @@ def is_alive(directory: Path, name: str) -> bool | None:
 
 
 @contextmanager
-def dead_writers(directory: Path) -> Iterator[dict[str, DeadWriter]]:
-    """All writers of a spool that have died, by name, to settle what they left. Those that cannot be judged are not there.
+def settling(directory: Path) -> Iterator[list[str]]:
+    """The names of all writers of a spool, to settle what they left while nobody else does: whoever comes later waits.
+
+    Raises OSError; TimeoutError where others have been at it for a minute.
+    """
+    folder = directory / WRITERS
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield []
+        return
+    try:
+        _wait_for_lock(descriptor, folder)
+        _clean(folder)
+        yield names_of_writers(directory)
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, folder: Path) -> None:
+    give_up = time.monotonic() + _SETTLING_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise TimeoutError(errno.ETIMEDOUT, "somebody else is settling what is there", str(folder)) from None
+            time.sleep(_LOOK_S)
+        except OSError:    # a network file system that locks no folders: each writer's file is locked all the same
+            return
+
+
+@contextmanager
+def dead_writers(directory: Path, names: list[str]) -> Iterator[dict[str, DeadWriter]]:
+    """Those of these writers that have died, by name; those that cannot be judged are not there. Each is an open file.
 
     Raises OSError.
     """
-    _clean(directory / WRITERS)
     taken: dict[str, DeadWriter] = {}
     try:
-        busy = _take_all(directory, names_of_writers(directory), taken)
+        busy = _take_all(directory, names, taken)
         if busy:
             time.sleep(_LOOK_S)    # perhaps somebody was just looking
             _take_all(directory, busy, taken)

@@ -105,7 +105,7 @@ def known_spools():
     for path in dict.fromkeys(CONFIG_PATHS.values()):
         settings, _ = _read_config(path)
         if settings is not None:
-            spools.update((directory, settings.fsync) for directory in settings.spools if directory.is_dir())
+            spools.update((directory, settings.fsync) for directory in settings.spools if os.path.isdir(directory))
     return spools
 
 

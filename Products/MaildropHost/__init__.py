@@ -1,6 +1,7 @@
 """MaildropHost: mail that is sent when the transaction commits, by a separate daemon."""
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -33,7 +34,10 @@ from Products.MaildropHost.recovery import recover_all  # noqa: E402
 
 
 def _recover(event):
-    recover_all(known_spools(), list(event.database.databases.values()))
+    try:
+        recover_all(known_spools(), list(event.database.databases.values()))
+    except Exception:    # Zope has to start
+        logging.getLogger("MaildropHost").exception("What dead processes left locked cannot be settled")
 
 
 def initialize(context):

@@ -22,11 +22,12 @@ from typing import NamedTuple
 
 from maildrop import spool
 from maildrop.wake import announce
-from maildrop.writers import dead_writers, is_alive, locks
+from maildrop.writers import dead_writers, is_alive, locks, settling
 from Products.MaildropHost.history import History
 
 LOG = logging.getLogger("MaildropHost")
 _PAUSES_S = (0.05, 0.2)
+_MOST_WRITERS = 100    # at a time: each is an open file
 
 
 class Outcome(Enum):
@@ -59,30 +60,40 @@ def recover(directory, databases, durable):
     """Settle the orphans of a spool; returns a Counter of what became of mails, by Outcome.
 
     ``databases``: the ZODB databases that are open here. What goes wrong with a mail is logged, and it stays locked.
-    Raises OSError where the spool cannot be read.
+    Raises OSError where the spool cannot be read, or others are settling it for too long.
     """
-    done = Counter()
-    with dead_writers(directory) as dead:
-        if not dead:
-            return done
-        found = list(locks(directory))
-        orphans = [lock for lock in found if lock.writer in dead]
-        others = {lock.writer for lock in found} - set(dead)
+    settled, found = [], []
+    with settling(directory) as names:
+        for begin in range(0, len(names), _MOST_WRITERS):
+            with dead_writers(directory, names[begin : begin + _MOST_WRITERS]) as dead:
+                if dead:
+                    found = list(locks(directory))
+                    settled += _settle(directory, found, dead, databases, durable)
+        others = {lock.writer for lock in found}
         unknown = {writer for writer in others if is_alive(directory, writer) is None}
-        strangers = [lock for lock in found if lock.writer in unknown]
-        settled = _carry_out(directory, _judge(orphans, dead, databases), durable)
-        done.update(verdict.outcome for _, verdict in settled)
-        left = {lock.writer for lock, verdict in settled if verdict.outcome is Outcome.LEFT}
-        if durable and orphans:
-            spool.flush_directory(directory)    # the votes are needed until then
-        for name, writer in dead.items():
-            if name not in left:
-                writer.remove()
+    settled_mails = {lock.mail for lock, _ in settled}
+    strangers = [lock for lock in found if lock.writer in unknown and lock.mail not in settled_mails]
     if strangers:
         first = strangers[0].mail.name
         LOG.warning("%d locks in %s are of unknown origin, %s the first", len(strangers), directory, first)
     _log(directory, settled)
-    return done
+    return Counter(verdict.outcome for _, verdict in settled)
+
+
+def _settle(directory, found, dead, databases, durable):
+    """Settle what these dead writers left; returns (lock, verdict) for each, as it went."""
+    orphans = [lock for lock in found if lock.writer in dead]
+    settled = _carry_out(directory, _judge(orphans, dead, databases), durable)
+    left = {lock.writer for lock, verdict in settled if verdict.outcome is Outcome.LEFT}
+    if durable and orphans:
+        spool.flush_directory(directory)    # the votes are needed until then
+    for name, writer in dead.items():
+        if name not in left:
+            try:
+                writer.remove()
+            except OSError as error:    # it is for the next time
+                LOG.warning("The file of the dead writer %s in %s cannot be removed: %s", name, directory, error)
+    return settled
 
 
 def _log(directory, settled):
@@ -224,23 +235,32 @@ def _carry_out(directory, verdicts, durable):
 def _set_aside(directory, verdicts, durable):
     """Move mails to ``failed/``; returns (lock, verdict) for each, as it went. Raises OSError where that ended before."""
     spool.make_spool(directory, stat.S_IMODE(directory.stat().st_mode))    # no daemon may have been there yet
-    done, copies = [], []
-    for lock, verdict in verdicts:
-        try:
-            copies.append((lock, verdict, spool.set_orphan_aside(lock.mail, verdict.reason, verdict.is_known)))
-        except spool.NotAMail as error:
-            done.append((lock, _left(str(error))))
+    done, copies = [], {}
+
+    def each(going, step):
+        """Take a step with each; returns those with which it went well."""
+        well = []
+        for lock, verdict in going:
+            try:
+                step(lock, verdict)
+            except (OSError, spool.NotAMail) as error:
+                done.append((lock, _left(str(error))))
+            else:
+                well.append((lock, verdict))
+        return well
+
+    def copy(lock, verdict):
+        kept = spool.set_orphan_aside(lock.mail, verdict.reason, verdict.is_known)
+        if kept is not None:
+            copies[lock] = spool.Draft(kept)
+
+    going = each(verdicts, copy)
     if durable:    # the mails themselves go only when their copies are on the disk
-        drafts = [spool.Draft(kept) for _, _, kept in copies if kept is not None]
-        for draft in drafts:
+        for draft in copies.values():
             draft.begin_flush()
-        for draft in drafts:
-            draft.flush()
+        going = each(going, lambda lock, _: lock not in copies or copies[lock].flush())
         spool.flush_directory(directory / spool.FAILED)
-    for lock, verdict, _ in copies:
-        spool.Draft(lock.mail).discard()
-        done.append((lock, verdict))
-    return done
+    return done + each(going, lambda lock, _: spool.Draft(lock.mail).discard())
 
 
 # -- when Zope starts --

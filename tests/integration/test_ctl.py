@@ -369,7 +369,7 @@ def test_a_locked_mail_of_a_living_process_is_refused(site, command):
 def test_a_locked_mail_that_is_being_settled_is_refused(site, command):
     name = dead_writer(site)
     path = locked(site, name)
-    with writers.dead_writers(site.spool):
+    with writers.dead_writers(site.spool, writers.names_of_writers(site.spool)):
         assert_refused(site, command, path.name, because="being settled")
     assert ctl(site, command, path.name).returncode == 0
 

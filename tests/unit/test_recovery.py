@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import shutil
 import signal
 import time
@@ -9,12 +10,15 @@ import time
 import pytest
 import transaction
 from support.orphans import Site, change, die, die_at, in_fork, opened
-from support.spooling import files_in
+from support.spooling import files_in, make_host
 from ZODB.FileStorage import FileStorage
+from zope.processlifetime import DatabaseOpenedWithRoot
 
 from maildrop import spool, writers
 from maildrop.wake import WakeUp
+from Products.MaildropHost import _recover
 from Products.MaildropHost.history import INFO, History
+from Products.MaildropHost.MaildropHost import CONFIG_PATHS
 from Products.MaildropHost.recovery import Outcome, recover, recover_all
 
 NO_RECORD = "its transaction did not commit: the database has no record of it"
@@ -582,6 +586,100 @@ def test_a_problem_with_one_mail_or_one_spool_is_logged_and_stops_nothing(site, 
     assert "left locked: [Errno 5] Input/output error" in caplog.text
     monkeypatch.undo()
     assert start(site) == {Outcome.RELEASED: 1}
+
+
+def test_the_file_of_another_writer_that_makes_no_sense_stops_nothing(site):
+    site.dies_at("release")
+    (site.spool / "writers" / "a-00000000-1").write_bytes(b"[" * 50_000 + b"\n")
+    assert start(site) == {Outcome.RELEASED: 1}
+
+
+def test_a_dead_writers_file_that_cannot_be_removed_stops_nothing(site, monkeypatch, caplog):
+    site.dies_at("release")
+    site.dies_at("release")
+    first = min(os.listdir(site.spool / "writers"))
+    unlink = os.unlink
+
+    def fails(path, *arguments, **keywords):
+        if os.fspath(path).endswith(first):
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "unlink", fails)
+    assert start(site) == {Outcome.RELEASED: 2}
+    assert os.listdir(site.spool / "writers") == [first] and f"{first} in " in caplog.text
+
+
+def test_a_mail_that_cannot_be_copied_stops_none_of_the_others(site, monkeypatch):
+    site.dies_at("database's finish", mails=3)
+    second = sorted(site.state())[1]
+    aside = spool.set_orphan_aside
+
+    def fails(path, *arguments):
+        if path.name == second:
+            raise OSError(5, "Input/output error")
+        return aside(path, *arguments)
+
+    monkeypatch.setattr(spool, "set_orphan_aside", fails)
+    assert start(site) == {Outcome.SET_ASIDE: 2, Outcome.LEFT: 1}
+    assert site.states() == [NO_RECORD, NO_RECORD, "locked"]
+    monkeypatch.undo()
+    assert start(site) == {Outcome.SET_ASIDE: 1}
+
+
+def test_more_dead_writers_than_files_may_be_open_are_settled(site):
+    def ends_without_cleaning_up():
+        transaction.abort()
+        site.send()
+        transaction.commit()
+
+    for _ in range(120):
+        in_fork(ends_without_cleaning_up)
+    site.dies_at("release")
+    open_files = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 115, limits[1]))
+    try:
+        assert start(site) == {Outcome.RELEASED: 1}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert site.states() == ["due"] * 121 and os.listdir(site.spool / "writers") == []
+
+
+def test_sites_that_start_at_the_same_time_each_settle_their_own(site, tmp_path, monkeypatch):
+    other = Site(tmp_path / "other", site.spool)
+    site.dies_at("release")
+    other.dies_at("release")
+    reading, writing = os.pipe()
+    tokens_since = History.tokens_since
+
+    def slow(history, tid):
+        os.write(writing, b"x")
+        time.sleep(0.3)    # longer than somebody looks who does not wait for the other
+        return tokens_since(history, tid)
+
+    pid = os.fork()
+    if pid == 0:
+        History.tokens_since = slow
+        start(other)
+        os._exit(0)
+    os.read(reading, 1)
+    assert start(site)[Outcome.RELEASED] == 1
+    assert os.waitpid(pid, 0)[1] == 0
+    assert site.states() == ["due", "due"]
+
+
+def test_zope_starts_where_a_spool_cannot_be_looked_at(site, tmp_path, caplog, monkeypatch):
+    unusable = make_host(tmp_path, MAILDROP_SPOOL="/" + "x" * 300)
+    monkeypatch.setitem(CONFIG_PATHS, "unusable", unusable.getConfigPath())
+    monkeypatch.setitem(CONFIG_PATHS, "site", site.host.getConfigPath())
+    site.dies_at("release")
+    with opened(*site.paths) as database:
+        _recover(DatabaseOpenedWithRoot(database))
+        assert site.states() == ["due"]
+        monkeypatch.setitem(CONFIG_PATHS, "wrong", object())
+        _recover(DatabaseOpenedWithRoot(database))
+    assert "cannot be settled" in caplog.text
 
 
 def test_where_nothing_can_be_kept_in_failed_it_stays_locked_and_all_else_is_settled(site):

@@ -14,7 +14,19 @@ from support.orphans import die, in_fork
 from support.spooling import files_in, make_host
 
 from maildrop import spool, writers
-from maildrop.writers import Database, DeadWriter, Vote, WriterAlive, dead_writers, is_alive, join, lock_of, locks, take
+from maildrop.writers import (
+    Database,
+    DeadWriter,
+    Vote,
+    WriterAlive,
+    dead_writers,
+    is_alive,
+    join,
+    lock_of,
+    locks,
+    settling,
+    take,
+)
 
 VOTE = Vote("0" * 32, True, (Database("place", "03f2"), Database("", "")), frozenset({"NAME"}))
 
@@ -62,14 +74,14 @@ def test_a_writer_is_alive_as_long_as_its_process_runs_whoever_looks(directory):
     assert in_fork(lambda: os._exit(is_alive(directory, name) is not True)) == 0
     with pytest.raises(WriterAlive):
         take(directory, name)
-    with dead_writers(directory) as dead:
+    with dead_writers(directory, names(directory)) as dead:
         assert dead == {}
 
 
 def test_a_writer_that_was_killed_is_dead(directory):
     name = dead_one(directory)
     assert is_alive(directory, name) is False
-    with dead_writers(directory) as dead:
+    with dead_writers(directory, names(directory)) as dead:
         assert list(dead) == [name]
 
 
@@ -140,7 +152,7 @@ def test_the_file_is_locked_before_anybody_can_see_it(directory, monkeypatch):
 
     def rename(source, target):
         seen.append(names(directory))
-        with dead_writers(directory) as dead:
+        with dead_writers(directory, names(directory)) as dead:
             assert dead == {}
         really_rename(source, target)
 
@@ -156,12 +168,14 @@ def test_a_writer_that_died_before_it_had_locked_its_file_leaves_nothing_in_the_
 
     assert in_fork(live_and_die) == -signal.SIGKILL
     (name,) = names(directory)
-    with dead_writers(directory) as dead:
-        assert dead == {} and names(directory) == [name]    # it may be about to
+    with dead_writers(directory, names(directory)) as dead:
+        assert dead == {}
+    with settling(directory):
+        assert names(directory) == [name]    # it may be about to
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 61)
-    with dead_writers(directory) as dead:
-        assert dead == {} and names(directory) == []
+    with settling(directory):
+        assert names(directory) == []
 
 
 def test_who_just_looks_does_not_keep_a_dead_writer_from_being_settled(directory):
@@ -170,17 +184,63 @@ def test_who_just_looks_does_not_keep_a_dead_writer_from_being_settled(directory
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     timer = threading.Timer(0.01, os.close, [descriptor])
     timer.start()
-    with dead_writers(directory) as dead:
+    with dead_writers(directory, names(directory)) as dead:
         assert list(dead) == [name]
 
 
 def test_who_settles_a_dead_writer_does_so_alone(directory):
     name = dead_one(directory)
-    with dead_writers(directory) as dead:
+    with dead_writers(directory, names(directory)) as dead:
         assert list(dead) == [name]
         assert is_alive(directory, name) is True
-        with dead_writers(directory) as again:
+        with dead_writers(directory, names(directory)) as again:
             assert again == {}
+
+
+def test_who_settles_waits_for_another_who_does_and_not_for_ever(directory, monkeypatch):
+    reading, writing = os.pipe()
+    name = dead_one(directory)
+
+    def other():
+        with settling(directory):
+            os.write(writing, b"x")
+            signal.pause()
+
+    pid = os.fork()
+    if pid == 0:
+        other()
+    try:
+        os.read(reading, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(writers, "_SETTLING_S", 0)
+            with pytest.raises(TimeoutError, match="somebody else"), settling(directory):
+                pass
+        pauses = []
+        really_sleep = time.sleep
+
+        def ends_the_other(seconds):
+            if not pauses:
+                os.kill(pid, signal.SIGKILL)
+            pauses.append(seconds)
+            really_sleep(seconds)
+
+        monkeypatch.setattr(time, "sleep", ends_the_other)
+        with settling(directory) as found:
+            assert found == [name] and pauses
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_where_a_folder_cannot_be_locked_it_is_settled_all_the_same(directory, monkeypatch):
+    name = dead_one(directory)
+
+    def fails(*_):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with settling(directory) as found:
+        assert found == [name]
 
 
 # -- its end --
@@ -236,11 +296,11 @@ def read(directory, name):
 
 def test_a_vote_is_read_as_it_was_written(directory):
     name = dead_one(directory, lambda writer: writer.vote(VOTE, durable=True, ends=writer.ends))
-    with dead_writers(directory) as dead:
+    with dead_writers(directory, names(directory)) as dead:
         assert dead[name].votes == {VOTE.token: VOTE} and not dead[name].is_damaged
 
 
-@pytest.mark.parametrize("line", [b"", b"x", b"{}", b"[]", b"null", b"\xff", b'{"token": "a"}', b"\0" * 50])
+@pytest.mark.parametrize("line", [b"", b"x", b"{}", b"[]", b"null", b"\xff", b'{"token": "a"}', b"\0" * 50, b"[" * 50_000])
 def test_a_line_that_is_no_vote_is_damage(directory, line):
     with pytest.raises(ValueError, match="no vote|Expecting|decode"):
         Vote.parse(line)
