@@ -504,6 +504,6 @@ def _read_lock(mail: Path, makers: Mapping[str, str]) -> Lock | None:
         return None
     except OSError:
         writer = token = ""
-    if not status.st_size and not os.path.lexists(mail):    # its writer had not yet come to say who it is
+    if not token and not os.path.lexists(mail):    # its writer had not yet come to say who it is
         return Lock(mail, makers.get(spool.process_id_in(mail.name), ""), "")
     return Lock(mail, writer if token else "", token)

@@ -178,6 +178,21 @@ def test_a_lock_without_its_mail_goes_if_its_writer_has_died_before_or_after_it_
     assert site.states() == []
 
 
+def test_a_lock_that_is_cut_in_the_midst_of_a_long_list_of_recipients_goes(site):
+    def work():
+        def half(descriptor, parts):
+            os.write(descriptor, b"".join(parts)[:8192])
+            die()
+
+        spool._write_and_close = half
+        site.host.send("Hello", mto=",".join(f"ann{n}@example.org" for n in range(600)), mfrom="zoe@example.org", subject="x")
+
+    assert in_fork(work) == -signal.SIGKILL
+    assert site.states() == ["lock alone"]
+    assert start(site) == {Outcome.REMOVED: 1}
+    assert site.states() == []
+
+
 # -- several databases --
 
 
