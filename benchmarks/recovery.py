@@ -58,7 +58,7 @@ def leave_orphans(directory: Path, database: DB, votes: Votes, voted: bool, comm
             "zoe@example.org", "ann@example.org", CONTENT, {"Transaction": f"{writer.name} {token}"}
         )
         if voted:
-            writer.vote(writers.Vote(token, True, (writers.Database(place, last),)), durable=False, ends=writer.ends)
+            writer.vote(writers.Vote(token, True, (writers.Database(place, last, True),)), durable=False, ends=writer.ends)
     os._exit(0)
 
 

@@ -54,6 +54,7 @@ class Database(NamedTuple):
 
     place: str    # what it is called and where it lies; only compared
     last: str    # its newest transaction at that time; "" where that cannot be told
+    has_history: bool    # whether it keeps a record of each transaction
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Vote:
         """Raises ValueError for what ``line`` did not make."""
         try:
             fields = json.loads(line)
-            databases = tuple(Database(str(place), str(last)) for place, last in fields["databases"])
+            databases = tuple(Database(str(place), str(last), bool(has)) for place, last, has in fields["databases"])
             return cls(str(fields["token"]), bool(fields["others"]), databases, frozenset(map(str, fields["discarded"])))
         except (KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"no vote: {line!r}") from error

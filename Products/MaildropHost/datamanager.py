@@ -12,7 +12,7 @@ from zope.interface import implementer
 from maildrop.spool import flush_directory, lock_path
 from maildrop.wake import announce
 from maildrop.writers import Database, Vote, join
-from Products.MaildropHost.history import INFO, last_transaction, place_of
+from Products.MaildropHost.history import INFO, has_history, last_transaction, place_of
 from Products.MaildropHost.troubles import Troubles
 
 LOG = logging.getLogger("MaildropHost")
@@ -185,7 +185,7 @@ def _who_else(txn):
         return True, ()
     connections = [each for each in others if isinstance(each, Connection)]
     found = {each.db() for each in connections}
-    return bool(others), tuple(Database(place_of(each), last_transaction(each)) for each in found)
+    return bool(others), tuple(Database(place_of(each), last_transaction(each), has_history(each)) for each in found)
 
 
 def _has_a_say(manager):

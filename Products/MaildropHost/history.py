@@ -55,6 +55,14 @@ def last_transaction(database):
     return "" if not tid or tid == z64 else tid.hex()
 
 
+def has_history(database):
+    """Whether it keeps a record of each transaction."""
+    # Who cannot undo keeps only what is current, or not what transactions said of themselves: RelStorage with
+    # keep-history off can be iterated over, and shows transactions without their extended info.
+    storage = database.storage
+    return IStorageIteration.providedBy(storage) and IStorageUndoable.providedBy(storage)
+
+
 class History:
     """What a database of this process says of its past."""
 
@@ -62,9 +70,7 @@ class History:
         self._storage = database.storage
         self.name = database.database_name or "unnamed"
         self.place = place_of(database)
-        # Who cannot undo keeps only what is current, or not what transactions said of themselves: RelStorage with
-        # keep-history off can be iterated over, and shows transactions without their extended info.
-        self.is_usable = IStorageIteration.providedBy(self._storage) and IStorageUndoable.providedBy(self._storage)
+        self.is_usable = has_history(database)
 
     def has(self, tid):
         """Whether there is a transaction of that id (hexadecimal)."""

@@ -6,7 +6,8 @@ A lock of a dead writer, an orphan, is judged like this:
 - It had voted and nobody else had a say: it committed. The mail leaves.
 - A database has its token: it committed. The mail leaves.
 - Each database that took part is open here, and none has its token: the mail goes to ``failed/``, with the reason. If
-  that may be for want of a history (packed, or not kept), the reason says that nobody knows.
+  that may be for want of a history (packed, or not kept), the reason says that nobody knows. A database without a history
+  need not be open: in memory, as for sessions, it is another one after each start.
 - Anything else is left as it is, and reported: it is for another Zope to settle, or for a person.
 
 It can be broken off at any point and done again, also by two processes at a time: who settles what a writer left
@@ -190,8 +191,11 @@ class _Witnesses:
         if vote.token in self._found:
             return RELEASE
         doubts = []
-        for place, last in vote.databases:
+        is_certain = False
+        for place, last, has_history in vote.databases:
             known = self._known[writer, place]
+            if known is None and not has_history:    # in memory, as sessions are: it is gone, and what it knew
+                continue
             if known is None:
                 return _left("a database that took part in its transaction is not open here")
             history = known.history
@@ -203,6 +207,10 @@ class _Witnesses:
                 doubts.append(f"the database {history.name} has been packed since")
             elif not known.is_certain:
                 return _left(f"the database {history.name} lacks the transaction before it: another one, or an older copy")
+            else:
+                is_certain = True
+        if not (doubts or is_certain):
+            doubts.append("only databases took part that are not open here and keep no history")
         return _unknown(", ".join(doubts)) if doubts else NO_RECORD
 
 

@@ -9,9 +9,13 @@ import time
 
 import pytest
 import transaction
+from persistent.mapping import PersistentMapping
 from support.orphans import Site, change, die, die_at, in_fork, opened
 from support.spooling import files_in, make_host
+from ZODB.DB import DB
+from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
 from zope.processlifetime import DatabaseOpenedWithRoot
 
 from maildrop import spool, writers
@@ -243,6 +247,37 @@ def test_without_a_record_nothing_is_settled_where_one_of_the_databases_is_not_o
 def test_a_database_that_takes_no_part_need_not_be_open(two):
     two.dies_at("database's finish", in_all=False)
     assert start(two, two.paths[:1]) == {Outcome.SET_ASIDE: 1}
+
+
+@pytest.mark.parametrize("storage", [MappingStorage, DemoStorage])
+@pytest.mark.parametrize(
+    ("step", "in_main", "expected"),
+    [
+        ("release", True, "due"),
+        ("database's finish", True, NO_RECORD),
+        ("release", False, "unknown whether its transaction committed: only databases took part"),
+    ],
+)
+def test_a_database_in_memory_that_took_part_leaves_the_word_to_the_others(site, storage, step, in_main, expected):
+    def in_memory(database):
+        sessions = DB(storage(), databases=database.databases, database_name="sessions")
+        with sessions.transaction() as connection:
+            connection.root()["content"] = PersistentMapping()
+
+    def work():
+        connection = site.connect()
+        in_memory(connection.db())
+        site.send()
+        if in_main:
+            change(connection, 1)
+        change(connection.get_connection("sessions"), 1)
+
+    die_at(step, work)
+    with opened(*site.paths) as database:
+        in_memory(database)
+        recover(site.spool, list(database.databases.values()), durable=True)
+    (state,) = site.states()
+    assert state.startswith(expected)
 
 
 # -- two sites, one spool --

@@ -28,7 +28,7 @@ from maildrop.writers import (
     take,
 )
 
-VOTE = Vote("0" * 32, True, (Database("place", "03f2"), Database("", "")), frozenset({"NAME"}))
+VOTE = Vote("0" * 32, True, (Database("place", "03f2", True), Database("", "", False)), frozenset({"NAME"}))
 
 
 @pytest.fixture
