@@ -73,7 +73,7 @@ def newest_lines(stream: BinaryIO, about: str = "", within: int | None = None) -
 
 def open_log(path: Path) -> BinaryIO:
     """The log, to be read. Raises OSError."""
-    return os.fdopen(open_to_read(path), "rb", buffering=0)    # type: ignore[return-value]
+    return os.fdopen(open_to_read(path), "rb", buffering=0)
 
 
 def follow(path: Path, most: int, about: str = "") -> Iterator[LogLine]:

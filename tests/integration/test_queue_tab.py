@@ -98,11 +98,6 @@ def show(site, page, query=""):
     page.wait_for_load_state()
 
 
-def press(page, selector):
-    with page.expect_navigation():
-        page.click(selector)
-
-
 def press(page, text):
     with page.expect_navigation():
         page.click(f"main button:has-text('{text}'), main input[value='{text}']")
