@@ -338,7 +338,8 @@ def test_the_test_mail_may_have_another_sender(tmp_path):
     ["   ", "ann", "ann example.org", "<>", "ann@example.org, eve@example.org", "ann@example.org;eve@example.org", "ann@",
      "friends: ann@example.org, eve@example.org;", "ann@example.org\nBcc: eve@example.org", "ann@\udc80", "a\0@b", "(x",
      "x" * 600 + "@example.org", ["ann@example.org"], 7, "ann@example.org\u2028x", "ann@example.org <eve@example.org",
-     "ann@example.org,<>", "Ann <ann@example.org>", "<ann@example.org>", "ann@example.org (Ann)", "a: ann@example.org", "@example.org",
+     "ann@example.org,<>", "Ann <ann@example.org>", "<ann@example.org>", "ann@example.org (Ann)", "a: ann@example.org",
+     "@example.org",
      "j\u00fcrgen@example.org", "ann@ex\u00e4mple.org"],
     ids=ascii,
 )
