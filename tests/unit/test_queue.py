@@ -124,7 +124,7 @@ def test_a_locked_mail_that_is_not_written_yet_is_locked(spool_directory):
 
 
 def test_a_row_has_all_that_is_known_of_a_deferred_mail(spool_directory):
-    notes = b"##Queued:2026-11-18T12:00:00.5+00:00\n##Attempts:3\n##Last-Reply:451 4.3.0 try \x1b[31mlater\n"
+    notes = b"##Queued:2026-11-18T12:00:00.500000+00:00\n##Attempts:3\n##Last-Reply:451 4.3.0 try \x1b[31mlater\n"
     message = b"subject: =?utf-8?q?Gr=C3=BC?=\n =?utf-8?b?w58=?= x\n\nbody\n"
     to = b"Ann <ann@example.org>, jo@example.org"
     path = put(spool_directory / "a stranger's", to=to, notes=notes, message=message, due_at=NOW + 60)
