@@ -163,7 +163,7 @@ def test_a_command_is_ended_when_nobody_waits_for_it_any_more_and_not_begun_agai
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    wait_until(runs.exists)
+    wait_until(lambda: runs.exists() and runs.read_text())
     found.cut()
     asking.join(20)
     assert len(failures) == 1
