@@ -110,6 +110,7 @@ class Writer:
         except FileNotFoundError:
             _make_folder(directory)
             self._descriptor = os.open(beginning, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
+        _descriptors.add(self._descriptor)    # a fork of another thread must not keep it
         try:
             if mode & 0o077:
                 os.fchmod(self._descriptor, mode)
@@ -121,9 +122,9 @@ class Writer:
             for path in (beginning, self._path):
                 with suppress(OSError):
                     os.unlink(path)
+            _descriptors.discard(self._descriptor)
             os.close(self._descriptor)
             raise
-        _descriptors.add(self._descriptor)
 
     def is_usable(self) -> bool:
         """Whether new transactions can name this file: it is where it was made, and not too long."""

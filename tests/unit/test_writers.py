@@ -129,6 +129,32 @@ def test_a_fork_is_another_writer_and_does_not_keep_its_parent_alive(directory):
         os.kill(int(child), signal.SIGKILL)
 
 
+def test_a_fork_while_the_file_is_made_does_not_keep_its_parent_alive(directory):
+    reading, writing = os.pipe()
+
+    def parent():
+        really_rename = os.rename
+
+        def rename(source, target):
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            os.write(writing, str(child).encode())
+            really_rename(source, target)
+
+        os.rename = rename
+        join(directory, 0o600, "token")
+        die()
+
+    assert in_fork(parent) == -signal.SIGKILL
+    child = int(os.read(reading, 100))
+    (name,) = names(directory)
+    try:
+        assert is_alive(directory, name) is False
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_program_that_the_process_starts_does_not_keep_it_alive(directory):
     reading, writing = os.pipe()
 
