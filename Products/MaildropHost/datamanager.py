@@ -28,7 +28,8 @@ class FinishWatch:
 
     transaction_manager = transaction.manager
 
-    def __init__(self):
+    def __init__(self, token):
+        self._token = token
         self.finishing = False
 
     def sortKey(self):
@@ -38,9 +39,12 @@ class FinishWatch:
         self.finishing = True
 
     def tpc_begin(self, txn):
+        txn.setExtendedInfo(INFO, self._token)    # again: other software may have assigned an extension of its own
+
+    def commit(self, txn):
         pass
 
-    commit = tpc_vote = abort = tpc_abort = tpc_begin
+    tpc_vote = abort = tpc_abort = commit
 
     def savepoint(self):
         return _NothingToRollBack()
@@ -58,8 +62,7 @@ class MailDataManager:
 
     transaction_manager = transaction.manager
 
-    def __init__(self, watch):
-        self._watch = watch
+    def __init__(self):
         self._pid = os.getpid()
         self._drafts = []
         self._flushed = 0    # how many of them, from the first on, are on the disk
@@ -67,6 +70,7 @@ class MailDataManager:
         self._writers = {}    # spool -> what this process is there
         self._ends = {}    # spool -> how many transactions had left it when it was last put on the disk
         self.token = os.urandom(16).hex()    # goes into the envelope of each mail, and into the database's record
+        self.watch = FinishWatch(self.token)
         self._sealed = False
         self.is_over = False    # whatever of it is still in a spool is to be released or discarded
 
@@ -159,7 +163,7 @@ class MailDataManager:
 
     def abort(self, txn):    # may come twice, and even after a commit
         self._sealed = True
-        if not self._watch.finishing:
+        if not self.watch.finishing:
             self.is_over = True
             self.discard_from(0)
 
@@ -207,10 +211,9 @@ def current_manager():
     except KeyError:
         manager = None
     if manager is None or manager.sealed:    # rolled back to a savepoint from before it joined, or over
-        watch = FinishWatch()
-        manager = MailDataManager(watch)
+        manager = MailDataManager()
         txn.join(manager)
-        txn.join(watch)
+        txn.join(manager.watch)
         txn.set_data(_KEY, manager)
         txn.setExtendedInfo(INFO, manager.token)    # what a database records of the transaction
     return manager

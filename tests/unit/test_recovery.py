@@ -778,6 +778,17 @@ def test_the_token_stands_in_the_databases_record_beside_what_other_software_put
         assert record.extension == {"other": "software's", INFO: tokens.pop()} and not tokens
 
 
+def test_the_token_stands_there_also_where_other_software_replaced_the_extension(site):
+    def work():
+        connection = site.connect()
+        site.send()
+        change(connection, 1)
+        transaction.get().extension = {"other": "software's"}
+
+    die_at("release", work)
+    assert start(site) == {Outcome.RELEASED: 1}
+
+
 def test_five_thousand_mails_and_a_change_commit_in_one_transaction(site):
     with opened(*site.paths) as database:
         connection = database.open()
