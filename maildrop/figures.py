@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maildrop.durations import iso_time
 from maildrop.logfile import printable
 from maildrop.policy import Outcome
 from maildrop.settings import Settings
@@ -31,6 +32,7 @@ DAY_H = 24
 WEEK_H = 7 * DAY_H
 _SAVE_EVERY_S = 2.0
 _LARGEST_FILE = 256 * 1024
+_LARGEST_COUNT = 2**53    # JSON's numbers are exact up to there
 _LONGEST_TEXT = 500
 _ORDER = (Outcome.DELIVERED, Outcome.DEFERRED, Outcome.FAILED)
 
@@ -144,7 +146,10 @@ def _sum(buckets: dict[int, Counts], after: float, until: float) -> Counts:
 
 def _counts(found: Any) -> Counts:
     delivered, deferred, failed = map(int, found)
-    return Counts(delivered, deferred, failed)
+    counts = Counts(delivered, deferred, failed)
+    if min(counts) < 0 or max(counts) > _LARGEST_COUNT:
+        raise ValueError(f"no counts: {found!r}")
+    return counts
 
 
 def _time(found: Any) -> float | None:
@@ -167,7 +172,7 @@ def _serving(found: Any) -> Serving | None:
 
 def _checked_time(found: Any) -> float:
     seconds = float(found)
-    time.localtime(seconds)    # what can be no time raises OverflowError, OSError or ValueError
+    iso_time(seconds)    # what can be no time raises OverflowError, OSError or ValueError
     return seconds
 
 

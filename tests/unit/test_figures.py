@@ -91,6 +91,10 @@ def test_what_is_written_is_what_is_read():
         lambda data: data.replace(b'"pass_began": 1795000000.0', b'"pass_began": NaN'),
         lambda data: data.replace(b'"serving": null', b'"serving": [1, "x"]'),
         lambda data: data.replace(b'"serving": null', b'"serving": [1, "x", "y", 2]'),
+        lambda data: data.replace(b'"pass_began": 1795000000.0', b'"pass_began": 1e15'),
+        lambda data: data.replace(b'"pass_began": 1795000000.0', b'"pass_began": -1e14'),
+        lambda data: data.replace(b"[1, 2, 3]", b"[1, 2, -3]"),
+        lambda data: data.replace(b"[1, 2, 3]", b"[%s, 2, 3]" % (b"9" * 400)),
     ],
 )
 def test_a_damaged_file_is_as_good_as_none(site, damage):
