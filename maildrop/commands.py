@@ -243,7 +243,7 @@ def show_log(options: argparse.Namespace, config: Path, settings: Settings) -> i
 def retry(options: argparse.Namespace, config: Path, settings: Settings) -> int:
     chosen = _chosen(options, settings, frozenset({State.DEFERRED, State.FAILED}))
     handled = handling.retry((entry.path for entry in chosen), settings, also_unsettled=options.yes)
-    return _tell(handled, chosen, options, lambda done: f"due as {done.name}")
+    return _tell(handled, chosen, options, lambda done: f"due as {printable(done.name)}")
 
 
 def release(options: argparse.Namespace, config: Path, settings: Settings) -> int:

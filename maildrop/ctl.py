@@ -14,6 +14,7 @@ from maildrop import settings as settings_module
 from maildrop.commands import CommandFailed
 from maildrop.control import ControlError
 from maildrop.durations import parse_duration
+from maildrop.logfile import printable
 from maildrop.queue import State
 from maildrop.settings import Settings, SettingsError
 from maildrop.status import UNKNOWN, Limit
@@ -44,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except (CommandFailed, ControlError, SettingsError, OSError) as error:
         if options.command == "status" and _is_check(options):
-            print(f"MAILDROP UNKNOWN - {error}")
+            print(f"MAILDROP UNKNOWN - {printable(str(error))}")
             return UNKNOWN
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         return 1
 
 

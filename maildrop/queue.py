@@ -274,7 +274,7 @@ def row_of(mail: SpooledMail, entry: Entry, now: float) -> Row:
     sender: str | None
     try:
         envelope = mail.read_envelope()
-        sender, recipients = envelope.sender, envelope.recipients
+        sender, recipients = printable(envelope.sender), tuple(map(printable, envelope.recipients))
     except (MalformedEnvelope, MalformedMail):
         sender, recipients = None, (printable(mail.recipients_text),)
     notes = mail.notes

@@ -200,6 +200,12 @@ def test_reading_never_keeps_a_daemon_from_a_mail(spool_directory):
         assert mail.path == path
 
 
+def test_addresses_are_printable(spool_directory):
+    put(spool_directory / name_at(NOW), "\u202egro@example.org".encode(), "\u202elive@example.org".encode())
+    row = only_row(spool_directory)
+    assert (row.sender, row.recipients) == (r"\u202elive@example.org", (r"\u202egro@example.org",))
+
+
 # -- choosing --
 
 
