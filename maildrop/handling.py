@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import time
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -152,6 +153,8 @@ def _each(paths: Iterable[Path], settings: Settings, act: Callable[[SpooledMail]
     for path in paths:
         try:
             with spool.claim(path, math.inf, settings.fsync) as mail:
+                if path.parent.name != FAILED and not spool.is_settled(path.name, mail.status, time.time()):
+                    raise Refused("may still be being written by another program; try again in some seconds")
                 handled = Handled(path, act(mail))
         except (Refused, SpoolBusy, NotAMail) as why:
             handled = Handled(path, problem=str(why), is_gone=not os.path.lexists(path))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.daemon import SCRIPTS, MaildropDaemon, run_script
+from support.daemon import SCRIPTS, MaildropDaemon, run_script, wait_until
 from support.ports import free_port
 from support.relay_server import RelayServer
 
@@ -123,7 +123,7 @@ def test_mails_of_every_spool_are_found(site, tmp_path):
     other = tmp_path / "other"
     spool.make_spool(other, 0o700)
     site.configure(MAILDROP_SPOOL=f"{site.spool};{other}")
-    first, second = put(other, "a stranger's", due_in_s=HOUR), put(other / "failed", "kept.1")
+    first, second = put(other, spool.new_name(), due_in_s=HOUR), put(other / "failed", "kept.1")
     assert ctl(site, "retry", first.name, f"failed/{second.name}").returncode == 0
     assert list(everything_in(site.spool)) == []
     assert len(everything_in(other)) == 2
@@ -536,3 +536,30 @@ def test_without_a_config_file_nothing_is_done(site, command):
     result = ctl(site, command, path.name)
     assert result.returncode != 0
     assert path.exists()
+
+
+@pytest.mark.parametrize("command", ["retry", "delete"])
+def test_a_mail_that_another_program_may_be_writing_is_left_alone(site, command):
+    path = site.spool / "from-cron"
+    with open(path, "wb", buffering=0) as writing:
+        writing.write(HEAD + MESSAGE)
+        done = ctl(site, command, "from-cron")
+        assert done.returncode == 1 and "being written" in done.stderr
+        writing.write(b"second half\n")
+    assert path.read_bytes() == HEAD + MESSAGE + b"second half\n"
+
+
+def test_a_name_does_nothing_to_the_terminal_whatever_is_said_of_it(site):
+    name = "abc\033]0;title\007"
+    (site.spool / name).write_bytes(b"no mail")
+    said = [ctl(site, "retry", "abc").stderr, ctl(site, "show", name).stderr]
+    put(site.spool, name, due_in_s=HOUR)
+
+    def is_due():    # when it is old enough to be complete
+        done = ctl(site, "retry", name)
+        said.append(done.stdout or done.stderr)
+        return done.returncode == 0
+
+    wait_until(is_due)
+    for text in said:
+        assert r"abc\x1b]0;title\x07" in text and text.replace("\n", "").isprintable()
