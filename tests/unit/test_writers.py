@@ -136,10 +136,9 @@ def test_a_fork_while_the_file_is_made_does_not_keep_its_parent_alive(directory)
         really_rename = os.rename
 
         def rename(source, target):
-            child = os.fork()
-            if child == 0:
+            if os.fork() == 0:
+                os.write(writing, str(os.getpid()).encode())
                 signal.pause()
-            os.write(writing, str(child).encode())
             really_rename(source, target)
 
         os.rename = rename
