@@ -136,6 +136,23 @@ def test_login_works_with_the_only_mechanism_there_is(mechanism, tls, tmp_path, 
     assert f"sasl_method={mechanism}, sasl_username={postfix.login}" in postfix.read_log()
 
 
+def test_a_login_that_is_not_ascii_goes_out_as_utf_8(tmp_path):
+    with ScriptedRelay(login=("zöe", "pässwörd"), mechanisms="LOGIN PLAIN") as relay:
+        site = DeliverySite(tmp_path, relay.port, MAILDROP_LOGIN="zöe", MAILDROP_PASSWORD="pässwörd")
+        site.add_mail(ANN)
+        site.run_pass()
+    assert (len(relay.accepted), relay.logins) == (1, ["PLAIN"])
+
+
+def test_a_login_that_is_not_ascii_is_said_to_be_where_the_relay_takes_no_other(tmp_path):
+    with ScriptedRelay(login=("zöe", "pässwörd"), mechanisms="LOGIN") as relay:
+        site = DeliverySite(tmp_path, relay.port, MAILDROP_LOGIN="zöe", MAILDROP_PASSWORD="pässwörd")
+        site.add_mail(ANN)
+        site.run_pass()
+    assert not relay.accepted
+    assert "login and password have to be ASCII, as the relay does not offer AUTH PLAIN" in site.told()
+
+
 @WAYS
 def test_certificate_for_an_address_is_good_for_that_address(tls, tmp_path, postfix):
     arrives(site_for(postfix, tmp_path, "good", tls, SMTP_HOST="127.0.0.1"), postfix)

@@ -1,5 +1,6 @@
 """``maildropctl check``: what it says of a config file, of the places it names and of real relays."""
 
+import errno
 import os
 import sys
 import time
@@ -134,6 +135,31 @@ def test_an_unknown_account_is_an_error(write, capsys):
 
 
 # -- places --
+
+
+def test_root_that_may_not_become_the_account_is_an_error(write, capsys, monkeypatch):
+    """As in a container without that right."""
+    requires_root()
+
+    def refuse(name, group):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "initgroups", refuse)
+    found, status = lines(write(MAILDROP_USER="nobody"), capsys)
+    [(level, text)] = about(found, "MAILDROP_USER")
+    assert (level, status) == ("error", 1)
+    assert "root may not become that account" in text
+
+
+def test_a_failed_folder_that_anybody_can_have_made_is_an_error(write, tmp_path, capsys):
+    spool.make_spool(tmp_path / "open" / "spool", 0o700)
+    (tmp_path / "open" / "spool" / "failed").rmdir()
+    (tmp_path / "open" / "spool").chmod(0o1777)
+    (tmp_path / "open" / "spool" / "failed").symlink_to(tmp_path)
+    found, status = lines(write(MAILDROP_SPOOL=tmp_path / "open" / "spool"), capsys)
+    [(level, text)] = about(found, "spool:")
+    assert (level, status) == ("error", 1)
+    assert "is a link in a directory that everybody may write to" in text
 
 
 def test_a_file_in_a_directorys_place_is_an_error(write, tmp_path, capsys):
