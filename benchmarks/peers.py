@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ OURS = "MaildropHost"
 _PATIENCE_S = 5
 
 
-class Contestant:
+class Contestant(ABC):
     """``fill`` it, ``start`` it, look at what it uses, ``stop`` it; then it can be filled again, elsewhere."""
 
     one_at_a_time = False    # waits for each reply before it goes on: as slow as the relay is far
@@ -27,24 +28,24 @@ class Contestant:
     def __init__(self, name: str):
         self.name = name
 
+    @abstractmethod
     def fill(self, directory: Path, relay_port: int, mails: int, size: int) -> None:
         """Make a queue in the empty ``directory`` with so many mails of ``size`` bytes, for the relay on that port."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self) -> None:
         """Begin to deliver."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pids(self) -> list[int]:
         """The processes that deliver."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_output(self) -> str:
         """What it has printed and logged, for those who wonder why it fails."""
-        raise NotImplementedError
 
-    def stop(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def stop(self) -> None: ...
 
 
 class Program(Contestant):
@@ -72,11 +73,11 @@ class Program(Contestant):
             self._process.kill()
             self._process.wait()
 
-    def _fill(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _fill(self) -> None: ...
 
-    def _command(self) -> Sequence[object]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> Sequence[object]: ...
 
 
 class Maildrop(Program):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ class Server:
         return int(self._process.stdout.readline().split()[-1])
 
 
-class Sink(Server):
+class Sink(Server, ABC):
     """A server that counts the mails it has taken."""
 
     taken = 0
@@ -91,9 +92,9 @@ class Sink(Server):
                 self._taken_at = time.monotonic()
                 self._changed.notify_all()
 
+    @abstractmethod
     def _hear(self, said: bytes) -> None:
         """Count what the server has told of."""
-        raise NotImplementedError
 
 
 class SmtpSink(Sink):
