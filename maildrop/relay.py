@@ -159,9 +159,12 @@ class _Client(smtplib.SMTP):
             self.does_esmtp = False
         return code, text
 
+    def is_encrypted(self) -> bool:
+        return isinstance(self.sock, ssl.SSLSocket)
+
     def is_private(self) -> bool:
         """Whether nobody else can listen: there is TLS, or the relay is on this machine."""
-        if isinstance(self.sock, ssl.SSLSocket):
+        if self.is_encrypted():
             return True
         address = ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])    # type: ignore[union-attr]
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
@@ -219,7 +222,7 @@ class Session:
 
     @property
     def is_encrypted(self) -> bool:
-        return isinstance(self._smtp.sock, ssl.SSLSocket)
+        return self._smtp.is_encrypted()
 
     # -- the beginning --
 
