@@ -18,7 +18,6 @@ from AccessControl.SecurityManagement import getSecurityManager
 from AccessControl.ZopeGuards import guarded_getattr
 from Acquisition import aq_base
 from App.config import getConfiguration
-from Products.MailHost.interfaces import IMailHost
 from Products.MailHost.MailHost import MailHost
 from Products.PageTemplates.PageTemplateFile import PageTemplateFile
 from zope.interface import implementer
@@ -31,6 +30,7 @@ from maildrop.scan import count
 from maildrop.settings import MissingSettings, SettingsError
 from maildrop.wake import announce
 from Products.MaildropHost.datamanager import current_manager
+from Products.MaildropHost.interfaces import IMaildropHost
 from Products.MaildropHost.logtab import LogTab
 from Products.MaildropHost.queuetab import QueueTab
 from Products.MaildropHost.setup_check import SetupCheck
@@ -129,14 +129,13 @@ def _plain(number):
     return int(number) if number == int(number) else number
 
 
-@implementer(IMailHost)
+@implementer(IMaildropHost)
 class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
     """A mail host that writes mails into a spool, from which a separate daemon sends them."""
 
     security = ClassSecurityInfo()
     meta_type = "Maildrop Host"
     zmi_icon = "far fa-envelope"
-    smtp_queue = True    # nobody waits for a mail server here
 
     security.declareProtected(change_configuration, "manage", "manage_main")
     manage = manage_main = PageTemplateFile("www/edit", globals(), __name__="manage_main")
@@ -149,6 +148,8 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
 
     smtp_host = _Setting(lambda settings: ";".join(settings.smtp_hosts))
     smtp_port = _Setting(lambda settings: settings.smtp_port)
+    smtp_uid = smtp_pwd = _Setting(lambda settings: "")    # whoever hands a login to the object: it is not kept in the database
+    smtp_queue = _Setting(lambda settings: True)    # nobody waits for a mail server here
 
     debug = _Setting(lambda settings: "On" if settings.debug else "Off")
     debug_receiver = _Setting(lambda settings: settings.debug_receiver or "(not set)")
@@ -165,7 +166,7 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
         # Every mail host shows its relay to Scripts and templates; the other settings are for those who may configure it.
         # (A security declaration does not serve here: Zope would deny plain strings and numbers to everybody.)
         setting = getattr(type(aq_base(self)), name, None) if isinstance(name, str) else None
-        if name == "config_path" or isinstance(setting, _Setting) and not name.startswith("smtp_"):
+        if name == "config_path" or isinstance(setting, _Setting) and name not in ("smtp_host", "smtp_port", "smtp_queue"):
             return bool(getSecurityManager().checkPermission(change_configuration, self))
         return True
 
@@ -365,6 +366,9 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
             for name in filter(None, (messageTemplate, statusTemplate)):
                 guarded_getattr(self, name, None)
         return super().sendTemplate(self, messageTemplate, statusTemplate, *arguments, **named)
+
+    # Products.PrintingMailHost keeps the ``_send`` that it replaces under this name, unless it finds one: MailHost's, inherited
+    _monkey__send = None
 
     @security.private
     def _send(self, mfrom, mto, body, immediate=False):

@@ -1,6 +1,9 @@
 """Software written for 2.3: the names it imports, calls, overrides and patches, and the config files it wrote."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import transaction
@@ -186,6 +189,35 @@ def test_a_product_that_patches_send_gets_each_mail_and_can_hand_it_to_the_origi
     transaction.commit()
     assert seen == [("zoe@example.org", ["ann@example.org"])]
     assert [mail[1] for mail in read_mails(tmp_path / "spool")] == [("fixed@example.org",)]
+
+
+PRINTED = """
+import logging, sys, transaction
+import Products.PrintingMailHost as product
+from support.spooling import make_host, read_mails
+from pathlib import Path
+
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+product.initialize(None)
+host = make_host(Path(sys.argv[1]))
+host.send("Subject: old\\n\\nText", mto="ann@example.org", mfrom="zoe@example.org", immediate=True)
+transaction.commit()
+print([recipients for _, recipients, _ in read_mails(Path(host.spool))])
+"""
+
+
+def test_products_printingmailhost_prints_mails_and_has_them_sent_to_its_fixed_address_by_the_spool(tmp_path):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "ENABLE_PRINTING_MAILHOST": "on",
+        "PRINTING_MAILHOST_FIXED_ADDRESS": "fixed@example.org",
+    }
+    command = [sys.executable, "-c", PRINTED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "To: ann@example.org" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[('fixed@example.org',)]"
 
 
 @pytest.mark.parametrize("recipients", ["ann@example.org", ["ann@example.org"], ("ann@example.org",)])
