@@ -12,6 +12,9 @@ from AccessControl.class_init import InitializeClass
 from AccessControl.Permissions import change_configuration
 from AccessControl.requestmethod import postonly
 from AccessControl.SecurityInfo import ClassSecurityInfo
+from Acquisition import aq_base
+from Products.MailHost.interfaces import IMailHost
+from zope.component import queryUtility
 
 from maildrop import figures, paths, status
 from maildrop.durations import tell_duration
@@ -20,8 +23,13 @@ from maildrop.logfile import printable, stamp
 from maildrop.writers import WRITERS
 from Products.MaildropHost.typed import MaildropHostError
 
+try:
+    from plone.registry.interfaces import IRegistry
+except ImportError:    # a Zope without Plone
+    IRegistry = None
+
 OK, WARNING, ERROR = "ok", "warning", "error"
-DAEMON, SPOOL, CONFIGURATION, LAST_LOOK = "Daemon", "Spool", "Configuration", "Last look"
+DAEMON, SPOOL, CONFIGURATION, LAST_LOOK, PLONE = "Daemon", "Spool", "Configuration", "Last look", "Plone"
 _PATIENCE_S = 60    # so much later than expected may a look be
 _BLOCK = bytes(4096)
 _LONGEST_SHOWN = 100    # characters of what was typed
@@ -190,6 +198,36 @@ def _one_address(typed):
     return text
 
 
+# -- Plone --
+
+
+def _of_plone(mail_host):
+    """What Plone makes of this mail host: a list of findings, empty elsewhere than in a Plone site."""
+    registry = queryUtility(IRegistry) if IRegistry is not None else None
+    if registry is None or "plone.smtp_host" not in registry:
+        return []
+    found = []
+    utility = queryUtility(IMailHost)
+    if aq_base(utility) is not aq_base(mail_host):
+        where = "nowhere" if utility is None else "/".join(utility.getPhysicalPath())
+        text = f"Some of Plone's mail goes another way: the site's utility IMailHost is {where}. Install the add-on MaildropHost."
+        found.append(Finding(WARNING, PLONE, printable(text)))
+    missing = [title for title, key in _NEEDED_BY_PLONE.items() if not registry.get(key)]
+    if missing:
+        text = (
+            f"Plone says that the mail host is not configured, and sends only some of its mail: {' and '.join(missing)} in its"
+            " Mail control panel must not be empty. Nothing else is looked at there, and the server that stands there is not used."
+        )
+        found.append(Finding(WARNING, PLONE, text))
+    else:
+        text = "Server, port, user and password of Plone's Mail control panel have no effect here; its From name and address have."
+        found.append(Finding(OK, PLONE, text))
+    return found
+
+
+_NEEDED_BY_PLONE = {"SMTP server": "plone.smtp_host", "Site 'From' address": "plone.email_from_address"}
+
+
 class SetupCheck:
     """What the Edit tab says of the setup, and the test mail that is sent from there."""
 
@@ -200,7 +238,8 @@ class SetupCheck:
         # A list of dicts, for each thing that was looked at: ``topic``, ``text``, and ``level``: ok, warning or error.
         # (No docstring: not to be called by URL.)
         settings, problem = self._find_settings()
-        return [finding.as_dict() for finding in findings(self.getConfigPath(), settings, problem, time.time())]
+        found = findings(self.getConfigPath(), settings, problem, time.time()) + _of_plone(self)
+        return [finding.as_dict() for finding in found]
 
     security.declareProtected(change_configuration, "manage_sendTestMail")
 
@@ -225,7 +264,8 @@ class SetupCheck:
         name = self._v_last_name
         if REQUEST is None:
             return name
-        told = [each for each in self.getSetupFindings() if each["level"] != OK or each["topic"] in (DAEMON, LAST_LOOK)]
+        looked_at = [each for each in self.getSetupFindings() if each["topic"] != PLONE]    # that is about Plone's own mails
+        told = [each for each in looked_at if each["level"] != OK or each["topic"] in (DAEMON, LAST_LOOK)]
         is_well = all(finding["level"] == OK for finding in told)
         more = "A daemon serves it: watch what becomes of it." if is_well else "But see below what may keep it from arriving."
         REQUEST.set("manage_tabs_message", f"The test mail is in the spool. {more}")

@@ -21,6 +21,13 @@ EXPECTED = {
     "maildrop/bin/maildrop.service",
     "maildrop/bin/maildrop.logrotate",
     "Products/MaildropHost/__init__.py",
+    "Products/MaildropHost/configure.zcml",
+    *(
+        f"Products/MaildropHost/profiles/{profile}/{name}.xml"
+        for profile in ("default", "uninstall")
+        for name in ("browserlayer", "componentregistry", "toolset")
+    ),
+    "Products/MaildropHost/profiles/default/metadata.xml",
     "Products/MaildropHost/www/add.zpt",
     "Products/MaildropHost/www/edit.zpt",
     "Products/MaildropHost/www/log.zpt",
@@ -90,6 +97,8 @@ def test_the_wheel_holds_the_two_packages_config_pages_and_runnable_scripts(buil
         assert EXPECTED <= set(infos)
         assert "Products/__init__.py" not in infos
         assert any(name.endswith("licenses/LICENSE.txt") for name in infos)
+        entry_points = next(name for name in infos if name.endswith("entry_points.txt"))
+        assert "[z3c.autoinclude.plugin]\ntarget = plone" in archive.read(entry_points).decode()
         for script in SCRIPTS:
             assert infos[f"maildrop/bin/{script}"].external_attr >> 16 & 0o111 == 0o111, script
         assert archive.read("maildrop/config") == (CHECKOUT / "config").read_bytes()

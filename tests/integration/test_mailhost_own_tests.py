@@ -7,35 +7,12 @@ Left out, because they are about the stock MailHost's own parts:
 - ``TestMailHostQueuing``: its queue thread and maildir
 """
 
-import tempfile
 import unittest
-from pathlib import Path
 from unittest import mock
 
 import transaction
 from Products.MailHost.tests import test_SendMailTag, testMailHost
-from support.spooling import MODULE, read_locked_mail
-from support.config_file import write_config
-
-
-class SpoolingMailHost(MODULE.MaildropHost):
-    """Tells what it sent by reading it back from its spool."""
-
-    meta_type = "Spooling Mail Host"
-
-    def __init__(self, id):
-        super().__init__(id)
-        home = Path(tempfile.mkdtemp())
-        self.config_path = str(write_config(home / "config", MAILDROP_HOME=home))
-
-    @property
-    def sent(self):
-        mails = [path for path in Path(self.spool).iterdir() if path.is_file() and path.suffix != ".lck"]
-        return read_locked_mail(max(mails))[2]
-
-    def _send(self, mfrom, mto, body, immediate=False):
-        super()._send(mfrom, mto, body, immediate)
-        self.immediate = immediate
+from support.spooling import SpoolingMailHost
 
 
 class TestSendMailTag(test_SendMailTag.SendMailTagTests):

@@ -88,6 +88,13 @@ def test_assigning_to_a_setting_changes_nothing(tmp_path):
     assert "smtp_host" not in host.__dict__
 
 
+def test_a_login_that_is_assigned_to_the_object_as_to_a_stock_one_is_not_kept(tmp_path):
+    host = make_host(tmp_path)
+    host.smtp_uid, host.smtp_pwd, host.smtp_queue = "jo", "guess-me", False
+    assert (host.smtp_uid, host.smtp_pwd, host.smtp_queue) == ("", "", True)
+    assert "guess-me" not in host.__dict__.values()
+
+
 def test_settings_that_2_3_stored_are_ignored_and_dropped_at_the_next_save(tmp_path):
     host = make_host(tmp_path, SMTP_HOST="mail.example.org")
     state = {**host.__getstate__(), "smtp_host": "stale", "spool": "/gone", "_debug_receiver": "old@example.org"}
@@ -433,8 +440,9 @@ def test_a_script_of_anybody_sees_the_relay_and_no_other_setting(tmp_path, anybo
     host = make_host(tmp_path, SMTP_HOST="mail.example.org", SMTP_PORT=2525)
     assert guarded_getattr(host, "smtp_host") == "mail.example.org"
     assert guarded_getattr(host, "smtp_port") == 2525
+    assert guarded_getattr(host, "smtp_queue") is True
     shown = [name for name, value in vars(MaildropHost).items() if isinstance(value, MODULE._Setting)]
-    for name in {"config_path", *shown} - {"smtp_host", "smtp_port"}:
+    for name in {"config_path", *shown} - {"smtp_host", "smtp_port", "smtp_queue"}:
         with pytest.raises(Unauthorized):
             guarded_getattr(host, name)
 
