@@ -169,6 +169,7 @@ class Draft:
     def __init__(self, path: Path, mode: int = 0o600, durable: bool = True):
         """``durable``: whether ``flush`` and ``publish`` make sure that the mail survives a power cut."""
         self.path = path
+        self.directory = path.parent
         self.mode = mode
         self.durable = durable
         self._lock = f"{path}{LOCK_SUFFIX}"
@@ -238,14 +239,14 @@ class Draft:
         try:
             self.flush()
             if self.durable:
-                flush_directory(self.path.parent)
+                flush_directory(self.directory)
             self.release()
         except OSError:
             self.discard()
             raise
         if self.durable:
             with suppress(OSError):    # the mail is due: too late for an error
-                flush_directory(self.path.parent)
+                flush_directory(self.directory)
 
     def release(self) -> None:
         """Take the lock away: from now on the mail is due."""

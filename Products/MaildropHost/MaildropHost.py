@@ -401,7 +401,7 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
             if _unwritable.begin(directory):
                 LOG.error("%s. Nothing is said of further mails until one can be written there again.", problem)
             raise MaildropHostError(problem) from error
-        self._v_last_name = Path(email._tempfile).name    # for whoever has sent it through ``send``, which returns nothing
+        self._v_last_name = os.path.basename(email._tempfile)    # for who has called ``send``, which returns nothing
         if _unwritable.end(directory):
             LOG.info("Mails can be written to %s again", directory)
 
@@ -429,18 +429,20 @@ class Email:
 
     def send(self):
         """Write the mail; it is due and on the disk when this returns. Raises OSError."""
-        draft = self._write()
+        draft = self._draft()
+        self._write(draft)
         draft.publish()
         self._forget()
-        announce(draft.path.parent, [draft.path.name])
+        announce(draft.directory, [draft.path.name])
 
-    def _write(self, **notes):
+    def _draft(self):
+        return spool.Draft(Path(self._tempfile), self._mode, self._durable)
+
+    def _write(self, draft, **notes):
         if self.body is None:
             raise ValueError("this mail has been sent already")
-        draft = spool.Draft(Path(self._tempfile), self._mode, self._durable)
         content = self.body if isinstance(self.body, bytes) else self.body.encode("utf-8", "surrogateescape")
         draft.write(self.m_from, self.m_to, content, notes)
-        return draft
 
     def _forget(self):
         self.m_to = self.m_from = ""
@@ -458,6 +460,8 @@ class TransactionalEmail(Email):
         """Write the mail, locked. Raises OSError; ValueError where the transaction is already being committed."""
         if self._manager.sealed:    # rolled back, or another transaction's
             self._manager = current_manager()
-        writer = self._manager.enter(Path(self._tempfile).parent, self._mode)
-        self._manager.add(self._write(Transaction=f"{writer} {self._manager.token}"))
+        draft = self._draft()
+        writer = self._manager.enter(draft.directory, self._mode)
+        self._write(draft, Transaction=f"{writer} {self._manager.token}")
+        self._manager.add(draft)
         self._forget()

@@ -125,9 +125,9 @@ class MailDataManager:
                 draft.begin_flush()
         for draft in drafts:
             draft.flush()
-        for directory in {draft.path.parent for draft in drafts}:
+        for directory in {draft.directory for draft in drafts}:
             self._ends[directory] = self._writers[directory].ends
-        for directory in {draft.path.parent for draft in drafts if draft.durable}:
+        for directory in {draft.directory for draft in drafts if draft.durable}:
             flush_directory(directory)
 
     def tpc_begin(self, txn):
@@ -144,14 +144,14 @@ class MailDataManager:
     def _vote(self, txn):
         durable = {}    # of each spool with mails
         for draft in self._drafts:
-            directory = draft.path.parent
+            directory = draft.directory
             durable[directory] = durable.get(directory, False) or draft.durable
         if not durable:
             return
         others, databases = _who_else(txn)
         others = others or len(durable) > 1    # each spool's vote is another's doubt
         for directory, is_durable in durable.items():
-            left = [draft.path for draft in self._taken_back if draft.path.parent == directory]
+            left = [draft.path for draft in self._taken_back if draft.directory == directory]
             discarded = frozenset(path.name for path in left if os.path.lexists(lock_path(path)))
             vote = Vote(self.token, others, databases, discarded)
             self._writers[directory].vote(vote, is_durable, self._ends[directory])
@@ -244,15 +244,15 @@ def _do(manager, steps):
                 step()
             except OSError:
                 _undone.append((owner, step))
-                if _unsettled.begin(step.__self__.path.parent):
+                if _unsettled.begin(step.__self__.directory):
                     said = "Will try again, and say nothing of further mails there until all are done: %s of %s"
                     LOG.exception(said, step.__name__, step.__self__.path)
             else:
                 if step.__name__ == "release":
-                    released.append(step.__self__.path)
+                    released.append(step.__self__)
         busy = {owner for owner, _ in _undone}
-        left = {step.__self__.path.parent for _, step in _undone}
-    for directory in {step.__self__.path.parent for _, step in waiting} - left:
+        left = {step.__self__.directory for _, step in _undone}
+    for directory in {step.__self__.directory for _, step in waiting} - left:
         if _unsettled.end(directory):
             LOG.info("All mails of ended transactions in %s are released or discarded now", directory)
     for owner in {manager, *(owner for owner, _ in waiting)} - busy:
@@ -261,10 +261,10 @@ def _do(manager, steps):
     _announce(released)
 
 
-def _announce(paths):
+def _announce(drafts):
     """Tell the daemons of mails that are due now, each spool's once; never raises."""
     names = {}
-    for path in paths:
-        names.setdefault(path.parent, []).append(path.name)
+    for draft in drafts:
+        names.setdefault(draft.directory, []).append(draft.path.name)
     for directory, names_there in names.items():
         announce(directory, names_there)
