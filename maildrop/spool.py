@@ -63,6 +63,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import lru_cache
 from io import FileIO
 from itertools import chain, islice
 from pathlib import Path
@@ -131,8 +132,12 @@ def new_name() -> str:
     with _name_lock:
         _last_us = max(_last_us + 1, time.time_ns() // 1000)
         seconds, microseconds = divmod(_last_us, 1_000_000)
-    stamp = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y%m%dT%H%M%S")
-    return f"{stamp}.{microseconds:06}-{_process_id}"
+    return f"{_stamp(seconds)}.{microseconds:06}-{_process_id}"
+
+
+@lru_cache(maxsize=1)    # names that are asked for in one second begin alike
+def _stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y%m%dT%H%M%S")
 
 
 def is_our_name(name: str) -> bool:
