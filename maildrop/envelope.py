@@ -75,7 +75,7 @@ def join_recipients(entries: Iterable[str]) -> str:
             raise MalformedEnvelope(f"more than one recipient in {_shortened(text)!r}")
         expected += found
     joined = ",".join(texts)
-    if [address for _, address in _addresses(joined)] != expected:
+    if len(texts) > 1 and [address for _, address in _addresses(joined)] != expected:
         raise MalformedEnvelope(f"a quote or bracket that is never closed in {_shortened(joined)!r}")
     return joined
 
