@@ -237,13 +237,12 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
     def _find_settings(self):
         # The settings in use, and what is wrong with them. A missing or wrong file keeps neither Zope from starting nor
         # this object from loading: what it said before serves, else the default file; None where there is neither.
-        problems = []
-        for path in dict.fromkeys((self.getConfigPath(), DEFAULT_CONFIG_PATH)):
-            settings, problem = _read_config(path)
-            problems += [problem] if problem else []
-            if settings is not None:
-                return settings, "; ".join(problems)
-        return None, "; ".join(problems)
+        path = self.getConfigPath()
+        settings, problem = _read_config(path)
+        if settings is None and path != DEFAULT_CONFIG_PATH:
+            settings, further = _read_config(DEFAULT_CONFIG_PATH)
+            problem = "; ".join(filter(None, (problem, further)))
+        return settings, problem
 
     @security.private
     def _makeTempPath(self):
