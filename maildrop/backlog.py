@@ -8,7 +8,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 
 from maildrop import spool
 from maildrop.logfile import MaildropLog
@@ -31,7 +30,7 @@ class Backlog:
         self._last: deque[str] = deque()
         self._were_last: set[str] = set()
         self._in_hand: set[str] = set()
-        self._told: set[Path] = set()    # files of which the log has said that they are no mails
+        self._told: set[str] = set()    # files of which the log has said that they are no mails
         self._is_closed = False
         self.last_taken = 0.0    # monotonic time
 
@@ -58,13 +57,13 @@ class Backlog:
     def take(self, durable: bool) -> SpooledMail | None:
         """The mail whose turn it is, claimed; None if there is none. ``durable``: see ``spool.claim``."""
         while path := self._next():
-            mail = self._claim(Path(path), durable)
+            mail = self._claim(path, durable)
             if mail and mail.lost_sessions >= SUSPICIOUS and self._put_last(path):
                 mail.close()
             elif mail:
                 return mail
             else:
-                self.done(Path(path))
+                self.done(path)
         return None
 
     def _next(self) -> str | None:
@@ -86,7 +85,7 @@ class Backlog:
             self._last.append(path)
             return True
 
-    def _claim(self, path: Path, durable: bool) -> SpooledMail | None:
+    def _claim(self, path: str, durable: bool) -> SpooledMail | None:
         if self._recorder.is_stuck(path):
             return None
         try:
@@ -103,16 +102,16 @@ class Backlog:
             self._log.notice(f"{path}: unexpected error: {traceback.format_exc()}")
         return None
 
-    def put_back(self, path: Path) -> None:
+    def put_back(self, path: str) -> None:
         """It was not tried after all, and is next."""
         with self._lock:
-            self._new.appendleft(str(path))
+            self._new.appendleft(path)
 
-    def done(self, path: Path) -> None:
+    def done(self, path: str) -> None:
         """It was tried, or is left as it is: from now on it may be added again."""
         with self._lock:
-            self._in_hand.discard(str(path))
-            self._were_last.discard(str(path))
+            self._in_hand.discard(path)
+            self._were_last.discard(path)
 
     def close(self) -> None:
         """No more mails are handed out in this pass."""

@@ -80,10 +80,10 @@ class Connection:
             if connect_first:
                 self._open_session()
             while attempt := self._take():
-                if self._recorder.is_stuck(attempt.mail.path):    # it was not yet when the mail was claimed
+                if self._recorder.is_stuck(attempt.mail.location):    # it was not yet when the mail was claimed
                     self._drop_session()
                     attempt.mail.close()
-                    self._backlog.done(attempt.mail.path)
+                    self._backlog.done(attempt.mail.location)
                     continue
                 self._keep_distance()
                 self._carry_guarded(attempt)
@@ -110,7 +110,7 @@ class Connection:
         while not self._stopping.is_set() and (mail := self._backlog.take(self._settings.fsync)):
             if attempt := self._begin(mail):
                 return attempt
-            self._backlog.done(mail.path)
+            self._backlog.done(mail.location)
         return None
 
     def _take_ahead(self) -> Attempt | None:
@@ -136,7 +136,7 @@ class Connection:
 
     def _put_back(self, attempt: Attempt) -> None:
         attempt.mail.close()
-        self._backlog.put_back(attempt.mail.path)
+        self._backlog.put_back(attempt.mail.location)
 
     # -- one mail --
 
@@ -148,10 +148,10 @@ class Connection:
         except RelayUnavailable as unavailable:
             self._drop_session()
             if not unavailable.answers_mail:
-                self._backlog.put_back(mail.path)
+                self._backlog.put_back(mail.location)
                 raise
-            self._backlog.done(mail.path)
-            self._relay.refused(mail.path, unavailable)
+            self._backlog.done(mail.location)
+            self._relay.refused(mail.location, unavailable)
             return
         except OSError as error:    # the disk, not the relay
             self._disk_trouble(mail, error)
@@ -162,7 +162,7 @@ class Connection:
             self._unexpected(mail)
             self._drop_session()
         self._relay.last_mail_at = time.monotonic()
-        self._backlog.done(mail.path)
+        self._backlog.done(mail.location)
 
     def _carry(self, attempt: Attempt | None) -> None:
         """Send to a hundred recipients at a time; the file says after each group what is still owed."""
@@ -170,7 +170,7 @@ class Connection:
             try:
                 self._attempt(attempt)
                 renewed = self._recorder.settle(attempt)
-                self._relay.settled(attempt.mail.path)
+                self._relay.settled(attempt.mail.location)
                 self._recorder.tell(attempt)
             except BaseException:
                 if not self._recorder.holds(attempt.mail):
@@ -249,7 +249,7 @@ class Connection:
             else:
                 refusal = self._about_relay(attempt, replies)
                 if refusal is None:
-                    self._relay.heard(attempt.mail.path)
+                    self._relay.heard(attempt.mail.location)
                     attempt.replies.update(replies)
                     return session
                 if is_fresh:
@@ -264,7 +264,7 @@ class Connection:
 
     def _about_relay(self, attempt: Attempt, replies: dict[str, Reply]) -> Reply | None:
         """The reply among these that every mail would get, if there is one."""
-        if self._relay.is_blamed(attempt.mail.path):
+        if self._relay.is_blamed(attempt.mail.location):
             return None
         return next((reply for reply in replies.values() if policy.is_about_the_relay(reply)), None)
 
@@ -339,7 +339,7 @@ class Connection:
     # -- telling --
 
     def _disk_trouble(self, mail: SpooledMail, error: OSError) -> None:
-        self._log.notice(f"{mail.path}: left as it is: {error.strerror or error}")
+        self._log.notice(f"{mail.location}: left as it is: {error.strerror or error}")
 
     def _unexpected(self, mail: SpooledMail) -> None:
-        self._log.notice(f"{mail.path}: unexpected error: {traceback.format_exc()}")
+        self._log.notice(f"{mail.location}: unexpected error: {traceback.format_exc()}")

@@ -31,7 +31,7 @@ class Recorder:
         self._log = log
         self._figures = figures
         self._lock = threading.Lock()
-        self._unrecorded: dict[Path, Attempt] = {}    # mails that wait until what became of them can be recorded
+        self._unrecorded: dict[str, Attempt] = {}    # mails that wait until what became of them can be recorded
         self._unflushed: set[str] = set()    # spools in which something was removed or renamed
         self._last_flush = 0.0
         self._has_sent_notices = False
@@ -71,7 +71,7 @@ class Recorder:
             self.prepare(attempt)
         except OSError as error:
             attempt.prepared = False
-            self._log.notice(f"{attempt.mail.path}: {error.strerror or error}")
+            self._log.notice(f"{attempt.mail.location}: {error.strerror or error}")
 
     def drop_remainder(self, attempt: Attempt) -> None:
         """What was prepared for those who are deferred is not needed after all."""
@@ -135,9 +135,9 @@ class Recorder:
             return self._record(attempt)
         except Exception as error:    # the relay may have it: whatever happens here, it must not be sent again
             with self._lock:
-                self._unrecorded[mail.path] = attempt
+                self._unrecorded[mail.location] = attempt
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            self._log.notice(f"{mail.path}: what became of it cannot be recorded, will try again: {reason}")
+            self._log.notice(f"{mail.location}: what became of it cannot be recorded, will try again: {reason}")
             return None
 
     def _record(self, attempt: Attempt) -> SpooledMail | None:
@@ -151,7 +151,7 @@ class Recorder:
             spool.remove(attempt.mail)
             renewed = None
         with self._lock:
-            self._unflushed.add(os.path.dirname(attempt.mail.path))
+            self._unflushed.add(os.path.dirname(attempt.mail.location))
         return renewed
 
     def set_malformed_aside(self, mail: SpooledMail, reason: str) -> None:
@@ -163,7 +163,7 @@ class Recorder:
         kept = spool.set_aside(mail, None, reason, label)
         self.settle(attempt)
         self._figures.count(Outcome.FAILED, 1)
-        self._log.failed([], reason, f"{mail.path.name} kept as {_relative(kept)}")
+        self._log.failed([], reason, f"{mail.name} kept as {_relative(kept)}")
 
     def record_late(self) -> None:
         """Try again to record what could not be recorded: at each look, and when the daemon ends."""
@@ -188,15 +188,16 @@ class Recorder:
         if not self._unrecorded:
             return False
         with self._lock:
-            held = self._unrecorded.get(mail.path)
+            held = self._unrecorded.get(mail.location)
         return held is not None and held.mail is mail
 
-    def is_stuck(self, path: Path) -> bool:
+    def is_stuck(self, path: str) -> bool:
         """Whether this mail must not be sent now: it is over but for recording it, or too many of its spool are."""
         if not self._unrecorded:
             return False
         with self._lock:
-            waiting = sum(held.parent == path.parent for held in self._unrecorded)
+            directory = os.path.dirname(path)
+            waiting = sum(os.path.dirname(held) == directory for held in self._unrecorded)
             return path in self._unrecorded or waiting >= _MOST_UNRECORDED
 
     # -- on the disk --

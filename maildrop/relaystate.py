@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from pathlib import Path
 
 from maildrop.logfile import MaildropLog
 from maildrop.relay import RelayUnavailable
@@ -24,11 +23,11 @@ class RelayState:
         self.last_mail_at = -math.inf    # monotonic time
         self._outages: set[str] = set()    # what the present one has been called so far
         self.has_heard = False    # whether the relay has taken a mail's sender in this pass
-        self._refused: list[Path] = []    # mails whose sender it would not hear of, since it last heard one
+        self._refused: list[str] = []    # mails whose sender it would not hear of, since it last heard one
         self._in_a_row = 0    # how many of them count
         self._refusal: RelayUnavailable | None = None
-        self._to_be_last: set[Path] = set()    # mails that were refused so in the last passes
-        self._blamed: set[Path] = set()    # mails for which alone the relay said what else would be said of all
+        self._to_be_last: set[str] = set()    # mails that were refused so in the last passes
+        self._blamed: set[str] = set()    # mails for which alone the relay said what else would be said of all
 
     def begin_pass(self, hosts: tuple[str, ...]) -> None:
         """``hosts``: in the order in which they are to be tried."""
@@ -87,7 +86,7 @@ class RelayState:
 
     # -- what it says of mails --
 
-    def heard(self, path: Path) -> None:
+    def heard(self, path: str) -> None:
         """The relay has spoken about this mail: what it said of others before was meant for them, and an outage is over."""
         if self.is_blamed(path):    # it might say of all others what it would say of them anyway
             return
@@ -101,7 +100,7 @@ class RelayState:
         if is_over:
             self._log.outage_ends()
 
-    def refused(self, path: Path, refusal: RelayUnavailable) -> None:
+    def refused(self, path: str, refusal: RelayUnavailable) -> None:
         """The relay would not hear of this mail; whether that is about the relay or the mail, other mails will show.
 
         Raises RelayUnavailable when they have shown it.
@@ -116,11 +115,11 @@ class RelayState:
                 self._refused.clear()
                 raise refusal
 
-    def is_blamed(self, path: Path) -> bool:
+    def is_blamed(self, path: str) -> bool:
         """Whether what the relay says of this mail is not taken for what it would say of all."""
         return bool(self._blamed) and path in self._blamed
 
-    def settled(self, path: Path) -> None:
+    def settled(self, path: str) -> None:
         """An attempt with this mail is over."""
         if self._blamed or self._to_be_last:
             with self._lock:
@@ -130,7 +129,7 @@ class RelayState:
     def to_be_last(self) -> frozenset[str]:
         """Paths of the mails whose turn has to come after all others."""
         with self._lock:
-            return frozenset(map(str, self._to_be_last))
+            return frozenset(self._to_be_last)
 
     # -- outages --
 

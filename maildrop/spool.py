@@ -352,9 +352,9 @@ class SpooledMail:
     ``content_start`` and ``content_size`` say where in ``stream`` the message lies, whatever the stream's own position.
     """
 
-    def __init__(self, path: Path, stream: BinaryIO | FileIO, head: _Head, durable: bool):
-        self.path = path
-        self.name = path.name
+    def __init__(self, path: Path | str, stream: BinaryIO | FileIO, head: _Head, durable: bool):
+        self.location = location = os.fspath(path)    # a Path is made for those who want one: it takes as long as a call
+        self.name = os.path.basename(location)
         self.stream = stream
         self.durable = durable    # whether what is recorded of it has to survive a power cut
         self.status = status = os.fstat(stream.fileno())
@@ -370,6 +370,10 @@ class SpooledMail:
         self.recipients_text = notes["To"]    # as it stands there
         self.is_unsettled = "Committed" in notes    # its transaction is not known to have committed, see set_orphan_aside
         self._sender_text = notes.get("From", "")
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
 
     @property
     def identity(self) -> str:
@@ -445,7 +449,7 @@ class SpooledMail:
     def names_path(self) -> bool:
         """Whether the mail's path still leads to this very file. Raises OSError where that cannot be told."""
         try:
-            there = os.lstat(self.path)
+            there = os.lstat(self.location)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return (there.st_dev, there.st_ino) == (self.status.st_dev, self.status.st_ino)
@@ -460,22 +464,23 @@ class SpooledMail:
         self.close()
 
 
-def claim(path: Path, now: float, durable: bool = True) -> SpooledMail:
+def claim(path: Path | str, now: float, durable: bool = True) -> SpooledMail:
     """Take a mail that is due at ``now`` (infinity: whenever it is due), so that no other process sends it.
 
     Raises SpoolBusy, NotAMail, or OSError where the file cannot be read.
     """
-    if path.name.endswith(LOCK_SUFFIX):    # which may be a locked mail's other name
+    location = os.fspath(path)
+    if location.endswith(LOCK_SUFFIX):    # which may be a locked mail's other name
         raise NotAMail("a lock")
-    stream, status = _open_regular(path)
+    stream, status = _open_regular(location)
     try:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SpoolBusy(f"{path} is claimed by another process") from None
-        if not (time_has_come(status, now) and is_settled(path.name, status, now)):
+        if not (time_has_come(status, now) and is_settled(os.path.basename(location), status, now)):
             raise SpoolBusy(f"{path} is deferred")
-        mail = SpooledMail(path, stream, _read_envelope_lines(stream), durable)
+        mail = SpooledMail(location, stream, _read_envelope_lines(stream), durable)
         released = mail.status.st_nlink < status.st_nlink    # its lock was its second name: only the ctime tells
         if (mail.status.st_size, mail.status.st_mtime_ns) != (status.st_size, status.st_mtime_ns) or (
             mail.status.st_ctime_ns != status.st_ctime_ns and not released
@@ -483,7 +488,7 @@ def claim(path: Path, now: float, durable: bool = True) -> SpooledMail:
             raise SpoolBusy(f"{path} is being written")
         # Since it was listed it may have been locked, replaced or moved. An abort removes the mail before the lock: if there
         # is no lock now, and then the mail is still there, it is not being aborted.
-        if os.path.lexists(f"{path}{LOCK_SUFFIX}") or not mail.names_path():
+        if os.path.lexists(location + LOCK_SUFFIX) or not mail.names_path():
             raise SpoolBusy(f"{path} was locked or moved")
         return mail
     except BaseException:
@@ -504,7 +509,7 @@ def look_at(path: Path) -> SpooledMail:
         raise
 
 
-def _open_regular(path: Path) -> tuple[FileIO, os.stat_result]:
+def _open_regular(path: Path | str) -> tuple[FileIO, os.stat_result]:
     """Open without following a link and without waiting for the other end of a FIFO."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -674,7 +679,7 @@ def postpone(mail: SpooledMail, remainder: TmpMail) -> SpooledMail | None:
 def remove(mail: SpooledMail) -> None:
     """Nobody waits for the mail any more: one call."""
     if mail.names_path():
-        _unlink(mail.path)
+        _unlink(mail.location)
 
 
 def failed_path(mail: SpooledMail, label: str) -> Path:

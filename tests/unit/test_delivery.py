@@ -1032,7 +1032,7 @@ def test_a_failure_that_is_kept_again_after_a_crash_is_told_once(tmp_path, relay
         site.run_pass()
     (notice,) = bounces(site)
     notice.unlink()    # it has been sent meanwhile
-    site.delivery._recorder._unrecorded[path].mail.close()    # as when the process dies
+    site.delivery._recorder._unrecorded[str(path)].mail.close()    # as when the process dies
     site.run()
     site.run_pass()
     assert site.waiting() == []
