@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from maildrop import sasl
 from maildrop.credentials import Credentials, PasswordUnavailable
@@ -180,6 +181,20 @@ def _parse_line(line: bytes) -> tuple[int, bool, bytes] | None:
     return int(code), separator == b"-", line[4:].strip()
 
 
+class _Flight(NamedTuple):
+    """A mail's envelope as this relay is told of it."""
+
+    envelope: Envelope
+    recipients: list[str]    # those that can be named to it
+    refused: dict[str, Reply]    # our own reply for the others
+    mail: str    # the commands, without line ends
+    rcpt: list[str]    # one for each of ``recipients``
+
+    def lines(self) -> bytes:
+        """All of it, and DATA."""
+        return "\r\n".join([self.mail, *self.rcpt, "DATA", ""]).encode("utf-8")
+
+
 class Session:
     """An open session, greeted, encrypted and logged in as the settings ask for.
 
@@ -200,7 +215,7 @@ class Session:
         self._final_dot_is_out = False
         self._was_cut = False
         self._turning_point = threading.Lock()    # held while it is decided whether the final dot goes out
-        self._ahead: Envelope | None = None    # whose flight is out, its replies not read yet
+        self._ahead: _Flight | None = None    # which is out, its replies not read yet
         self._data: Reply | None = None    # to the DATA of the last flight, until it has been heeded
         self._is_reset = False    # RSET has been said since the last envelope
         try:
@@ -315,29 +330,28 @@ class Session:
 
         A refused sender is a refusal of all of them. Raises SessionLost.
         """
-        was_ahead, self._ahead = self._ahead is envelope, None
-        recipients, replies = self._speakable(envelope)
-        if not recipients:
-            return replies
+        ahead, self._ahead = self._ahead, None
+        was_ahead = ahead is not None and ahead.envelope is envelope
+        flight = ahead if ahead and was_ahead else self._flight(envelope, size)
+        if not flight.recipients:
+            return flight.refused
         self._is_reset = False
         if not self.pipelining:
-            return replies | self._ask(envelope, recipients, size, self._command)
+            return flight.refused | self._ask(flight, self._command)
         if not was_ahead:
-            self._send(self._flight(envelope, size))
-        return replies | self._ask(envelope, recipients, size, self._answer)
+            self._send(flight.lines())
+        return flight.refused | self._ask(flight, self._answer)
 
-    def _ask(
-        self, envelope: Envelope, recipients: list[str], size: int, ask: Callable[[str, str], Reply]
-    ) -> dict[str, Reply]:
+    def _ask(self, flight: _Flight, ask: Callable[[str, str], Reply]) -> dict[str, Reply]:
         replies: dict[str, Reply] = {}
-        mail = ask("MAIL", self._mail_command(envelope, size))
+        mail = ask("MAIL", flight.mail)
         if mail.code == 503:    # "bad sequence": it has not understood what went before, and speaks not of this mail
             raise SessionLost(str(mail))
         is_heard = 200 <= mail.code < 300
         if mail.code != 421 and (is_heard or self.pipelining):
             try:
-                for recipient in recipients:
-                    replies[recipient] = ask("RCPT", f"RCPT TO:<{recipient}>")
+                for recipient, command in zip(flight.recipients, flight.rcpt):
+                    replies[recipient] = ask("RCPT", command)
                     if replies[recipient].code == 421:    # it closes the session (RFC 5321 3.8)
                         raise SessionLost(str(replies[recipient]))
             except SessionLost as lost:
@@ -347,7 +361,7 @@ class Session:
             if self.pipelining:
                 self._data = ask("DATA", "DATA")
                 self._make_sure(replies.values())
-        return replies if is_heard else dict.fromkeys(recipients, mail)
+        return replies if is_heard else dict.fromkeys(flight.recipients, mail)
 
     def _make_sure(self, replies: Iterable[Reply]) -> None:
         """Make sure that the last reply to a flight was the one to DATA. Raises SessionLost."""
@@ -408,9 +422,9 @@ class Session:
             for chunk in chunks:
                 self._smtp.send(last)
                 last = chunk
-            if ahead and self.pipelining and self._speakable(ahead[0])[0]:
-                last += self._flight(*ahead)
-                self._ahead = ahead[0]
+            if ahead and self.pipelining and (flight := self._flight(*ahead)).recipients:
+                last += flight.lines()
+                self._ahead = flight
             with self._turning_point:
                 if self._was_cut:
                     raise SessionLost("cut")
@@ -461,10 +475,10 @@ class Session:
         others = [recipient for recipient in envelope.recipients if not recipient.isascii()]
         return plain, dict.fromkeys(others, Reply("RCPT", 553, refusal))
 
-    def _flight(self, envelope: Envelope, size: int) -> bytes:
-        recipients, _ = self._speakable(envelope)
-        lines = [self._mail_command(envelope, size), *(f"RCPT TO:<{recipient}>" for recipient in recipients), "DATA", ""]
-        return "\r\n".join(lines).encode("utf-8")
+    def _flight(self, envelope: Envelope, size: int) -> _Flight:
+        recipients, refused = self._speakable(envelope)
+        rcpt = [f"RCPT TO:<{recipient}>" for recipient in recipients]
+        return _Flight(envelope, recipients, refused, self._mail_command(envelope, size), rcpt)
 
     def _mail_command(self, envelope: Envelope, size: int) -> str:
         command = f"MAIL FROM:<{envelope.sender}>"
