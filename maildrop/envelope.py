@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
@@ -26,7 +25,7 @@ class Envelope:
     recipients: tuple[str, ...]    # at least one, none twice
     unusable: tuple[str, ...] = ()    # what else stood in the list of recipients, as it stood there
 
-    @cached_property
+    @property
     def is_ascii(self) -> bool:
         """Whether any relay can be told of them (RFC 6531)."""
         return self.sender.isascii() and all(map(str.isascii, self.recipients))
@@ -126,15 +125,17 @@ _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 
 def _addresses(text: str) -> Iterator[tuple[str, str]]:
     """Each entry of an address list: as it stands there, and its address ("" in ``<>``)."""
-    entry = _Entry(0)
+    entry: _Entry | None = None    # the one at ``position``; None where it begins there
     position = 0
     while position < len(text):
-        # What most entries look like is read in one go, to the same effect as by what follows, only faster
-        if position == entry.begin and (plain := _PLAIN_ENTRY.match(text, position)):
-            if plain.lastindex:
-                yield plain[0].rstrip(",;").strip(_BLANKS), plain[plain.lastindex]
-            entry.begin = position = plain.end()
-            continue
+        if entry is None:
+            # What most entries look like is read in one go, to the same effect as by what follows, only faster
+            if plain := _PLAIN_ENTRY.match(text, position):
+                if plain.lastindex:
+                    yield plain[0].rstrip(",;").strip(_BLANKS), plain[plain.lastindex]
+                position = plain.end()
+                continue
+            entry = _Entry(position)
         token = _TOKEN.match(text, position)
         assert token    # each character begins one
         begin, position = position, token.end()
@@ -148,18 +149,18 @@ def _addresses(text: str) -> Iterator[tuple[str, str]]:
             position = end
         elif special == ";" or special == "," and not entry.in_route:
             yield from entry.found(text, begin)
-            entry = _Entry(position)
+            entry = None
         elif special == ":" and entry.in_route:
             entry.end_route()
         elif special == ":" and not entry.has_angle:
-            entry = _Entry(position)    # what stood before it was a group's name
+            entry = None    # what stood before it was a group's name
         elif special == "<":
             entry.open_angle()
         elif special == ">" and entry.in_angle:
             entry.in_angle = False
         else:
             entry.add(token[0], verbatim=token["quoted"] is not None)
-    if entry.begin < position:
+    if entry is not None:
         yield from entry.found(text, position)
 
 
