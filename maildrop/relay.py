@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import encodings.idna    # noqa: F401    # socket asks for it at the first connection; a failure then would last for good
 import ipaddress
+import math
+import select
 import smtplib
 import socket
 import ssl
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from maildrop import sasl
 from maildrop.credentials import Credentials, PasswordUnavailable
@@ -24,7 +26,10 @@ from maildrop.tls import client_context
 from maildrop.wire import wire_format
 
 
+A = TypeVar("A")
+R = TypeVar("R")
 _QUIT_TIMEOUT_S = 5.0
+_LONGEST_MS = 2**31 - 1    # what poll takes
 _LONGEST_REPLY = 2000    # characters of one that are kept
 
 
@@ -66,6 +71,8 @@ class _Client(smtplib.SMTP):
 
     smtplib waits anew for each byte, so that a relay which drips them could hold it for ever. What a reply repeats of
     the login is concealed here, where all replies come in.
+
+    The socket itself never waits: Python would ask the system before each call whether that need be, which it seldom is.
     """
 
     _host: str    # smtplib's
@@ -81,8 +88,11 @@ class _Client(smtplib.SMTP):
         super().__init__(host, settings.smtp_port, settings.helo or own_name(), settings.timeout_s)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        sock = super()._get_socket(host, port, timeout)    # type: ignore[misc]
-        return self._tls.wrap_socket(sock, server_hostname=host) if self._tls else sock
+        sock: socket.socket = super()._get_socket(host, port, timeout)    # type: ignore[misc]
+        if self._tls:
+            sock = self._tls.wrap_socket(sock, server_hostname=host)
+        sock.settimeout(0)
+        return sock
 
     def getreply(self) -> tuple[int, bytes]:
         """The next reply: its code, and the text of its lines joined by LF.
@@ -110,8 +120,7 @@ class _Client(smtplib.SMTP):
             raise smtplib.SMTPServerDisconnected("a reply line without end")
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("Connection closed")
-        self.sock.settimeout(max(0.001, deadline - time.monotonic()))
-        received = self.sock.recv(8192)
+        received = self._when_ready(select.POLLIN, self.sock.recv, 8192, deadline)
         if not received:
             raise smtplib.SMTPServerDisconnected("Connection unexpectedly closed")
         self._received += received
@@ -124,7 +133,6 @@ class _Client(smtplib.SMTP):
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("Connection closed")
         if not self._received:
-            self.sock.settimeout(0)
             try:
                 self._received = self.sock.recv(8192)
             except (BlockingIOError, ssl.SSLWantReadError):
@@ -141,10 +149,35 @@ class _Client(smtplib.SMTP):
         self.expect_silence()
         super().putcmd(cmd, args)
 
-    def send(self, data: bytes) -> None:    # type: ignore[override]
-        if self.sock is not None:
-            self.sock.settimeout(self.timeout)
-        super().send(data)
+    def send(self, data: bytes | str) -> None:    # type: ignore[override]
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("Connection closed")
+        left = memoryview(data.encode(self.command_encoding) if isinstance(data, str) else data)
+        deadline = time.monotonic() + self.timeout
+        try:
+            while left:
+                left = left[self._when_ready(select.POLLOUT, self.sock.send, left, deadline) :]
+        except OSError:
+            self.close()
+            raise smtplib.SMTPServerDisconnected("Server not connected") from None
+
+    def _when_ready(self, event: int, call: Callable[[A], R], argument: A, deadline: float) -> R:
+        """What a call of the socket returns, as soon as there was the event that it has to wait for. Raises TimeoutError."""
+        while True:
+            try:
+                return call(argument)
+            except BlockingIOError:
+                pass
+            except ssl.SSLWantReadError:    # TLS may have something of its own to read or write first
+                event = select.POLLIN
+            except ssl.SSLWantWriteError:
+                event = select.POLLOUT
+            left_ms = math.ceil((deadline - time.monotonic()) * 1000)
+            waiting = select.poll()
+            waiting.register(self.sock, event)    # type: ignore[arg-type]
+            if left_ms <= 0:
+                raise TimeoutError("timed out")
+            waiting.poll(min(left_ms, _LONGEST_MS))
 
     def starttls(self, *, context: ssl.SSLContext) -> tuple[int, bytes]:    # type: ignore[override]
         """Raises SMTPServerDisconnected where the relay said more than its reply: what came before TLS is not believed."""
@@ -155,6 +188,7 @@ class _Client(smtplib.SMTP):
             assert self.sock is not None    # it has just replied
             self.sock.settimeout(self.timeout)
             self.sock = context.wrap_socket(self.sock, server_hostname=self._host)
+            self.sock.settimeout(0)
             self.helo_resp = self.ehlo_resp = None
             self.esmtp_features = {}
             self.does_esmtp = False

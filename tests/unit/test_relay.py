@@ -797,6 +797,18 @@ def test_cutting_a_session_that_is_closed_does_nothing():
         session.cut()
 
 
+# -- limits of time --
+
+
+def test_the_longest_limit_that_the_settings_allow_can_be_waited_for():
+    year_s = 366 * 24 * 3600.0
+    with session_with(
+        Comes(flight(ANN)), Says(OK * 2 + GO_ON), Comes(ON_THE_WIRE), Says(OK), timeout_s=year_s, data_timeout_s=year_s,
+    ) as session:
+        assert codes(session.offer(mail(ANN), 1)) == {ANN: ("RCPT", 250)}
+        assert session.transmit(iter([CONTENT])).code == 250
+
+
 # -- anything a relay may answer --
 
 
