@@ -195,7 +195,9 @@ class Connection:
             self._recorder.prepare(attempt)
             reply = None
             if accepted:
-                content = chain([attempt.added], attempt.mail.content())
+                content = attempt.mail.content()
+                if attempt.added:
+                    content = chain([attempt.added], content)
                 reply = session.transmit(content, self._what_goes_ahead(attempt), self._while_the_relay_works)
                 attempt.replies.update(dict.fromkeys(accepted, reply))
                 if policy.outcome_of(reply) is not Outcome.DELIVERED:    # what it calls for was not known before

@@ -128,7 +128,8 @@ class Recorder:
         """
         mail = attempt.mail
         if attempt.remainder is None:
-            self._deferred_here.discard(mail.identity)
+            if self._deferred_here:    # the usual mail is not asked for its identity
+                self._deferred_here.discard(mail.identity)
         elif attempt.is_last or attempt.lost:
             self._deferred_here.add(mail.identity)
         try:

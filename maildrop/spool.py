@@ -354,7 +354,7 @@ class SpooledMail:
 
     def __init__(self, path: Path | str, stream: BinaryIO | FileIO, head: _Head, durable: bool):
         self.location = location = os.fspath(path)    # a Path is made for those who want one: it takes as long as a call
-        self.name = os.path.basename(location)
+        self.name = location.rpartition("/")[2]
         self.stream = stream
         self.durable = durable    # whether what is recorded of it has to survive a power cut
         self.status = status = os.fstat(stream.fileno())
@@ -478,7 +478,7 @@ def claim(path: Path | str, now: float, durable: bool = True) -> SpooledMail:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SpoolBusy(f"{path} is claimed by another process") from None
-        if not (time_has_come(status, now) and is_settled(os.path.basename(location), status, now)):
+        if not (time_has_come(status, now) and is_settled(location.rpartition("/")[2], status, now)):
             raise SpoolBusy(f"{path} is deferred")
         mail = SpooledMail(location, stream, _read_envelope_lines(stream), durable)
         released = mail.status.st_nlink < status.st_nlink    # its lock was its second name: only the ctime tells
