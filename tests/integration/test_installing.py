@@ -6,9 +6,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from support.daemon import MaildropDaemon
+from support.relay_server import RelayServer
+from support.zope_site import ZopeSite
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPTS = ["start_maildrop", "stop_maildrop", "maildropctl", "maildrop-redhat", "maildrop-suse"]
@@ -43,6 +47,14 @@ module = sys.modules["Products.MaildropHost.MaildropHost"]
 print(module.DEFAULT_CONFIG_PATH)
 print(Path(maildrop.settings.__file__).parent)
 print("Maildrop Host" in [meta["name"] for meta in app.all_meta_types()])
+"""
+
+SEND = """
+import transaction
+app.manage_addProduct["MaildropHost"].manage_addMaildropHost("MailHost")
+app.MailHost.setConfigPath("config-path-1")
+app.MailHost.send("It works.", mto="jane@example.com", mfrom="zope@example.com", subject="Hello")
+transaction.commit()
 """
 
 
@@ -136,9 +148,40 @@ def test_zope_finds_the_product_of_an_installed_wheel_and_its_scripts_run(built,
     assert done.returncode == 0 and "make-emails" in done.stdout
 
 
-def test_a_pip_install_from_a_checkout_carries_config_and_sample(source, tmp_path):
+def test_in_a_new_environment_the_zope_of_a_wheel_sends_through_its_daemon(built, tmp_path):
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    wheel, = built.glob("*.whl")
+    constraints = tmp_path / "constraints.txt"    # the Zope that the tests run with, and what fits it
+    versions = {each.metadata["Name"]: each.version for each in distributions()}
+    del versions["Products.MaildropHost"]
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))
+    install = [environment / "bin" / "pip", "install", "--quiet", "--no-compile", "-c", constraints, "Zope[wsgi]", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+
+    package, = environment.glob("lib/python*/site-packages/maildrop")
+    assert (package / "config").read_bytes() == (CHECKOUT / "config").read_bytes()
+    python = environment / "bin" / "python"
+    with RelayServer() as relay, MaildropDaemon(tmp_path, relay.port, scripts=package / "bin", PYTHON=python) as daemon:
+        command = [environment / "bin" / "maildropctl", "-c", daemon.config, "status"]
+        assert "running since" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        site = ZopeSite(tmp_path / "site", scripts=environment / "bin")
+        site.create({"config-path-1": daemon.config})
+        site.run_script(SEND)
+        daemon.wait_until(lambda: relay.accepted)
+        assert relay.accepted[0].recipients == ("jane@example.com",)
+        site.start()
+        try:
+            assert site.get("/MailHost/manage_main", login=True)[0] == 200
+        finally:
+            site.stop()
+
+
+@pytest.mark.parametrize("origin", ["checkout", "sdist"])
+def test_a_pip_install_carries_config_and_sample(origin, source, built, tmp_path):
     target = tmp_path / "target"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, source]
+    place = source if origin == "checkout" else next(built.glob("*.tar.gz"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, place]
     subprocess.run(command, check=True, capture_output=True)
     installed = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert EXPECTED <= installed

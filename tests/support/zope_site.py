@@ -22,10 +22,16 @@ _BIN = Path(sys.executable).parent
 
 
 class ZopeSite:
-    """An instance in ``directory``. ``create()`` it once, ``run_script`` as often as needed, ``start()`` and ``stop()``."""
+    """An instance in ``directory``. ``create()`` it once, ``run_script`` as often as needed, ``start()`` and ``stop()``.
 
-    def __init__(self, directory: Path, password: str | None = None, extra_path: tuple[Path, ...] = ()):
+    ``scripts``: where Zope's own are, if it is not the Zope of this environment.
+    """
+
+    def __init__(
+        self, directory: Path, password: str | None = None, extra_path: tuple[Path, ...] = (), *, scripts: Path = _BIN
+    ):
         self.directory = directory
+        self._scripts = scripts
         self.password = password or secrets.token_urlsafe(9)
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,7 +44,7 @@ class ZopeSite:
 
     def create(self, config_paths: dict[str, Path]) -> None:
         """Make the instance; ``config_paths`` go into zope.conf's ``<product-config maildrophost>``."""
-        command = [_BIN / "mkwsgiinstance", "-d", self.directory, "-u", f"admin:{self.password}"]
+        command = [self._scripts / "mkwsgiinstance", "-d", self.directory, "-u", f"admin:{self.password}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=self._environment)
         ini = self.directory / "etc" / "zope.ini"
         ini.write_text(re.sub(r"(?m)^port = .*$", f"port = {self.port}", ini.read_text()))
@@ -50,7 +56,7 @@ class ZopeSite:
         """Run Python code with Zope's root object as ``app`` and return what it prints; it commits itself."""
         script = self.directory / "script.py"
         script.write_text(code)
-        command = [_BIN / "zconsole", "run", self.directory / "etc" / "zope.conf", script, *arguments]
+        command = [self._scripts / "zconsole", "run", self.directory / "etc" / "zope.conf", script, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=self._environment)
         if done.returncode:
             raise RuntimeError(done.stderr)
@@ -60,7 +66,7 @@ class ZopeSite:
         log = open(self.directory / "var" / "log" / "console.log", "ab")
         with log:
             self._process = subprocess.Popen(
-                [_BIN / "runwsgi", self.directory / "etc" / "zope.ini"],
+                [self._scripts / "runwsgi", self.directory / "etc" / "zope.ini"],
                 stdout=log,
                 stderr=log,
                 env=self._environment,
