@@ -39,7 +39,7 @@ _SECOND_DATABASE = """
   mount-point /second
 </zodb_db>
 """
-_CONTENT = """
+CONTENT = """
 import transaction
 from support.writer_process import WriterPages
 app.manage_addProduct["MaildropHost"].manage_addMaildropHost("MailHost")
@@ -185,7 +185,7 @@ class Writers:
         site.create({"config-path-1": self.config})
         with open(site.directory / "etc" / "zope.conf", "a") as conf:
             conf.write(_SECOND_DATABASE)
-        site.run_script(_CONTENT)
+        site.run_script(CONTENT)
         var = site.directory / "var"
         self.data_fs, self.second_fs, self.event_log = var / "Data.fs", var / "Second.fs", var / "log" / "event.log"
         self._pristine = directory / "pristine"

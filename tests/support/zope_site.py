@@ -90,6 +90,12 @@ class ZopeSite:
             self._process.wait(30)
             self._process = None
 
+    def kill(self) -> None:
+        """End it as a crash does: it cannot tidy up."""
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def get(self, path: str, login: bool = False) -> tuple[int, str]:
         """Fetch a page; status and text."""
         return self._request(urllib.request.Request(self.url + path), login)
