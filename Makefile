@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 PLONE := .venv-plone
 INSTALL := sh tests/support/debian_packages.sh
-FOR_TESTS := chromium libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
+FOR_TESTS := chromium iproute2 libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
 SCRIPTS = .ci/run tests/support/debian_packages.sh $(filter-out %/README %.logrotate %.service,$(wildcard maildrop/bin/*))
 # Beside the interpreters on the PATH: what pyenv has.
 PYTHONS = $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.*/bin/python)
@@ -50,7 +50,7 @@ fuzz: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest tests/fuzz --numprocesses 2 --dist worksteal --fuzz-minutes $(or $(MINUTES),10)
 
 bench: $(VENV)/test.stamp
-	@$(INSTALL) --optional postfix
+	@$(INSTALL) --optional iproute2 postfix
 	$(VENV)/bin/python -m benchmarks.drain
 	$(VENV)/bin/python -m benchmarks.drain --size 1000000 --mails 50 --latency-ms 0
 	$(VENV)/bin/python -m benchmarks.scan
@@ -58,6 +58,7 @@ bench: $(VENV)/test.stamp
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.recovery
 	$(VENV)/bin/python -m benchmarks.wakeup
+	$(VENV)/bin/python -m benchmarks.hosts
 
 # A virtual environment with an extra of pyproject.toml; the stamp is called like the extra
 %.stamp: pyproject.toml setup.py

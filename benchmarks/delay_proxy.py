@@ -1,10 +1,10 @@
 """A distant relay: all that passes arrives later, and the turns of the clients are counted.
 
-``python -m benchmarks.delay_proxy PORT MILLISECONDS`` passes connections on to PORT of 127.0.0.1. Each direction takes half
-of the round trip of so many milliseconds, on a busy machine one millisecond more; how much is on the way at a time is not
-limited. It prints the port that it listens on, and when its standard input ends, how many turns there were: a turn begins
-when a client sends something for the first time after it was sent something. A client has waited for that many round trips,
-or for fewer where it sends on while replies come in.
+``python -m benchmarks.delay_proxy HOST PORT MILLISECONDS`` passes connections on to PORT of HOST. Each direction takes
+half of the round trip of so many milliseconds, on a busy machine one millisecond more; how much is on the way at a time
+is not limited. It prints the port of 127.0.0.1 that it listens on, and when its standard input ends, how many turns
+there were: a turn begins when a client sends something for the first time after it was sent something. A client has
+waited for that many round trips, or for fewer where it sends on while replies come in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmarks.sinks import Server
 
@@ -22,10 +22,13 @@ _turns = 0
 
 
 class DelayProxy(Server):
-    """The proxy, running, for a relay on ``relay_port``."""
+    """The proxy, running, for a relay. ``entering``: the beginning of a command that runs it somewhere else."""
 
-    def __init__(self, relay_port: int, round_trip_ms: float):
-        super().__init__([sys.executable, "-m", "benchmarks.delay_proxy", str(relay_port), str(round_trip_ms)])
+    def __init__(
+        self, relay_port: int, round_trip_ms: float, relay_host: str = "127.0.0.1", entering: Sequence[str] = ()
+    ):
+        relay = [relay_host, str(relay_port)]
+        super().__init__([*entering, sys.executable, "-m", "benchmarks.delay_proxy", *relay, str(round_trip_ms)])
         self.port = self._read_port()
 
     def end_and_count_turns(self) -> int:
@@ -70,9 +73,9 @@ class Side(asyncio.Protocol):
 class ClientSide(Side):
     """The connection to the client, whose turns are counted."""
 
-    def __init__(self, delay_s: float, relay_port: int):
+    def __init__(self, delay_s: float, relay: tuple[str, int]):
         super().__init__(delay_s)
-        self._relay_port = relay_port
+        self._relay = relay
         self._has_spoken = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -82,7 +85,7 @@ class ClientSide(Side):
     async def _connect(self) -> None:
         await asyncio.sleep(3 * self.delay_s)    # until the relay hears of the connection: SYN, SYN and ACK, ACK
         _, self.other = await asyncio.get_running_loop().create_connection(
-            lambda: Side(self.delay_s), "127.0.0.1", self._relay_port
+            lambda: Side(self.delay_s), *self._relay
         )
         self.other.other = self
         await asyncio.gather(self.pass_on(), self.other.pass_on())
@@ -109,7 +112,7 @@ async def _serve(client_side: Callable[[], ClientSide]) -> None:
 
 
 if __name__ == "__main__":
-    port, delay_s = int(sys.argv[1]), float(sys.argv[2]) / 2000
+    relay, delay_s = (sys.argv[1], int(sys.argv[2])), float(sys.argv[3]) / 2000
     # epoll, asyncio's choice, rounds each sleep up to a full millisecond
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    loop.run_until_complete(_serve(lambda: ClientSide(delay_s, port)))
+    loop.run_until_complete(_serve(lambda: ClientSide(delay_s, relay)))

@@ -94,7 +94,7 @@ class Maildrop(Program):
     def _fill(self) -> None:
         home = self._directory / "home"
         relay = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": self._relay_port}
-        write_config(self.config, MAILDROP_HOME=home, SUPERVISED_DAEMON=1, **relay, **self._settings)
+        write_config(self.config, MAILDROP_HOME=home, SUPERVISED_DAEMON=1, **{**relay, **self._settings})
         made_mails.fill_spool(home / "spool", self._mails, self._size)
 
     def _command(self) -> Sequence[object]:

@@ -98,12 +98,15 @@ class Sink(Server, ABC):
 
 
 class SmtpSink(Sink):
-    """Postfix's smtp-sink: its counter, printed at each mail and each end of a session, is what we read."""
+    """Postfix's smtp-sink: its counter, printed at each mail and each end of a session, is what we read.
 
-    def __init__(self):
+    ``address``: where it listens, if not on 127.0.0.1 alone; "" is everywhere.
+    """
+
+    def __init__(self, address: str = "127.0.0.1"):
         self.port = free_port()
         account = ["-u", "postfix"] if os.geteuid() == 0 else []
-        super().__init__([find_command("smtp-sink"), *account, "-c", f"127.0.0.1:{self.port}", "256"])
+        super().__init__([find_command("smtp-sink"), *account, "-c", f"{address}:{self.port}", "256"])
         self._sessions = 0
         self._reader.start()
         wait_until(self._answers, "smtp-sink listens")

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from support.daemon import CHECKOUT
-from support.requires import requires_command, requires_root
+from support.requires import requires_command, requires_root, skip_unless_ci
 
 PEERS = {
     "drain": ("MaildropHost, 1 connection", "smtplib loop", "zope.sendmail"),
@@ -43,6 +43,18 @@ def test_benchmark_prints_ratios_to_its_peers(benchmark, peers):
     assert all(row.split()[2] == "1" for row in rows(output, "MaildropHost"))
     for name in ("MaildropHost", *peers):
         assert rows(output, name), output
+
+
+def test_benchmark_compares_hosts():
+    requires_command("ip", "smtp-sink", "unshare")
+    requires_root()
+    output = output_of("hosts")
+    if "allows no network namespaces" in output:    # as in many a container
+        skip_unless_ci("no network namespaces")
+    for name in ("MaildropHost", "1 daemon, 2 spools", "2 daemons, 1 spool", "2 hosts", "3 hosts"):
+        assert len(rows(output, name)) == 2, output
+    shares = re.findall(r"(?m)^2 daemons, 1 spool, last round: the daemons have sent (\d+) and (\d+) mails$", output)
+    assert [sum(map(int, share)) for share in shares] == [60, 60]
 
 
 @pytest.mark.parametrize(("benchmark", "peers"), PEERS_WITH_POSTFIX.items())
