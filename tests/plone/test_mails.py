@@ -176,6 +176,30 @@ def test_the_edit_tabs_test_mail_in_a_site(browse, arrived):
     assert (envelope.recipients, message["Subject"]) == (("ann@example.org",), "Test mail of /Plone/MailHost")
 
 
+@pytest.fixture
+def broken_spool(daemon):
+    """Zope's, for a while; the daemon goes on as it was."""
+    daemon.configure(MAILDROP_HOME=daemon.config / "below a file")
+    yield
+    daemon.configure(MAILDROP_HOME=daemon.home)
+
+
+def test_where_no_mail_can_be_written_plones_pages_say_so_and_go_on(browse, broken_spool):
+    browser = browse("contact-info")
+    for field in ("sender_fullname", "subject", "message"):
+        browser.getControl(name=f"form.widgets.{field}").value = "Text"
+    browser.getControl(name="form.widgets.sender_from_address").value = "jo@example.org"
+    browser.getControl(name="form.buttons.send").click()
+    assert "Unable to send mail: The mail cannot be written to" in browser.contents
+    browser = browse("@@mail-controlpanel", login=True)
+    browser.getControl(name="form.buttons.test").click()
+    assert "Unable to send test e-mail The mail cannot be written to" in browser.contents
+    browser = browse("++add++Document", login=True)
+    browser.getControl(name="form.widgets.IDublinCore.title").value = "Saved all the same"
+    browser.getControl(name="form.buttons.save").click()    # its content rule cannot send
+    assert "Saved all the same" in browse("saved-all-the-same", login=True).contents
+
+
 def test_looking_at_its_pages_writes_nothing(site, browse):
     data = site.directory / "var" / "Data.fs"
     for page in ("manage_main", "manage_queue", "manage_log", "manage_access"):
