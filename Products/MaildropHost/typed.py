@@ -8,13 +8,14 @@ import json
 import re
 from contextlib import suppress
 from email.message import Message
+from smtplib import SMTPException
 
 from Products.MailHost.MailHost import MailHostError, message_from_string
 from zope.globalrequest import getRequest
 
 
-class MaildropHostError(MailHostError, RuntimeError):
-    """A mail that cannot be put into the spool; says why."""
+class MaildropHostError(MailHostError, RuntimeError, SMTPException):
+    """A mail that cannot be put into the spool; says why. Whatever a caller of a mail host catches, this is one."""
 
 
 # Python's ``email`` begins a new line of a header field wherever ``str.splitlines`` does

@@ -4,9 +4,11 @@ import json
 from email.message import Message
 from email.mime.message import MIMEMessage
 from email.mime.multipart import MIMEMultipart
+from smtplib import SMTPException
 
 import pytest
 from OFS.SimpleItem import SimpleItem
+from Products.MailHost.MailHost import MailHostError
 from Products.MaildropHost.typed import MaildropHostError, one_line_each, parse
 from Testing.makerequest import makerequest
 from zope.globalrequest import clearRequest, setRequest
@@ -137,3 +139,9 @@ def test_an_honest_argument_is_passed_on(value, expected):
 
 def test_windows_ellipsis_in_a_subject_becomes_a_blank():
     assert one_line_each("subject", "Well\x85 yes") == "Well  yes"
+
+
+@pytest.mark.parametrize("caught", [MailHostError, RuntimeError, OSError, SMTPException])
+def test_whatever_a_caller_of_a_mail_host_catches_is_our_error(caught):
+    error = MaildropHostError("why")
+    assert isinstance(error, caught) and str(error) == "why"
