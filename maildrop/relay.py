@@ -72,7 +72,8 @@ class _Client(smtplib.SMTP):
     smtplib waits anew for each byte, so that a relay which drips them could hold it for ever. What a reply repeats of
     the login is concealed here, where all replies come in.
 
-    The socket itself never waits: Python would ask the system before each call whether that need be, which it seldom is.
+    Once connected and encrypted, the socket itself never waits: Python would ask the system before each call whether that
+    need be, which it seldom is.
     """
 
     _host: str    # smtplib's
@@ -162,7 +163,10 @@ class _Client(smtplib.SMTP):
             raise smtplib.SMTPServerDisconnected("Server not connected") from None
 
     def _when_ready(self, event: int, call: Callable[[A], R], argument: A, deadline: float) -> R:
-        """What a call of the socket returns, as soon as there was the event that it has to wait for. Raises TimeoutError."""
+        """What ``call(argument)`` of the socket returns; where it would have to wait for ``event``, as soon as that has come.
+
+        Raises TimeoutError at the deadline, a monotonic time.
+        """
         while True:
             try:
                 return call(argument)
@@ -173,10 +177,10 @@ class _Client(smtplib.SMTP):
             except ssl.SSLWantWriteError:
                 event = select.POLLOUT
             left_ms = math.ceil((deadline - time.monotonic()) * 1000)
-            waiting = select.poll()
-            waiting.register(self.sock, event)    # type: ignore[arg-type]
             if left_ms <= 0:
                 raise TimeoutError("timed out")
+            waiting = select.poll()
+            waiting.register(self.sock, event)    # type: ignore[arg-type]
             waiting.poll(min(left_ms, _LONGEST_MS))
 
     def starttls(self, *, context: ssl.SSLContext) -> tuple[int, bytes]:    # type: ignore[override]
@@ -364,9 +368,10 @@ class Session:
 
         A refused sender is a refusal of all of them. Raises SessionLost.
         """
-        ahead, self._ahead = self._ahead, None
-        was_ahead = ahead is not None and ahead.envelope is envelope
-        flight = ahead if ahead and was_ahead else self._flight(envelope, size)
+        flight, self._ahead = self._ahead, None
+        was_ahead = flight is not None and flight.envelope is envelope
+        if flight is None or not was_ahead:
+            flight = self._flight(envelope, size)
         if not flight.recipients:
             return flight.refused
         self._is_reset = False
