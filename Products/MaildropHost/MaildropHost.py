@@ -366,7 +366,7 @@ class MaildropHost(SetupCheck, QueueTab, LogTab, MailHost):
                 guarded_getattr(self, name, None)
         return super().sendTemplate(self, messageTemplate, statusTemplate, *arguments, **named)
 
-    # Products.PrintingMailHost keeps the ``_send`` that it replaces under this name, unless it finds one: MailHost's, inherited
+    # Or Products.PrintingMailHost, which keeps the ``_send`` that it replaces under this name, would take MailHost's for ours
     _monkey__send = None
 
     @security.private

@@ -23,7 +23,8 @@ class MaildropHostXMLAdapter(XMLAdapterBase):
         path = self.context.getConfigPath()
         keys = [key for key, each in self.context.getCandidateConfigPaths() if each == path]
         if keys:
-            node.setAttribute("path_key", keys[0])
+            named = [key for key in keys if key != "DEFAULT"]    # the default may be another file elsewhere
+            node.setAttribute("path_key", (named or keys)[0])
         else:
             self._logger.warning("The config file %s is no choice any more, so it is not exported.", path)
         self._logger.info("Maildrop Host exported.")

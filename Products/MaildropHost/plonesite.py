@@ -5,11 +5,13 @@ import logging
 from Acquisition import aq_base, aq_inner, aq_parent
 from plone.base.interfaces import INonInstallable
 from plone.registry.interfaces import IRegistry
+from Products.CMFCore.utils import getToolByName
 from Products.CMFPlone.controlpanel.browser import mail
 from Products.MailHost.MailHost import MailHost
 from zope.component import getUtility
 from zope.interface import implementer
 
+from Products.MaildropHost.interfaces import IMaildropHost
 from Products.MaildropHost.MaildropHost import CONFIG_PATHS, MaildropHost
 from Products.MaildropHost.sites import TOOL_ID
 
@@ -38,7 +40,7 @@ def install(setup_tool):
 
 
 def uninstall(setup_tool):
-    """Put a stock MailHost in the place of the site's MaildropHost. What is in the spool stays there, and is sent."""
+    """Put a stock MailHost in the place of the site's mail host. What is in the spool stays there, and is sent."""
     _replace_mail_host(aq_parent(aq_inner(setup_tool)), MailHost)
 
 
@@ -55,21 +57,31 @@ def _replace_mail_host(site, kind):
 
 def _choose_config(mail_host):
     """Where zope.conf names one config file, that is the one that is meant."""
-    named = [key for key in CONFIG_PATHS if key != "DEFAULT"]
-    if len(named) == 1:
+    keys = {path: key for key, path in CONFIG_PATHS.items() if key != "DEFAULT"}
+    problem = "zope.conf names several, choose one on its Edit tab" if len(keys) > 1 else ""
+    if len(keys) == 1:
         try:
-            mail_host.setConfigPath(named[0])
+            mail_host.setConfigPath(*keys.values())
         except (ValueError, RuntimeError) as error:
-            LOG.warning("%s stays with the default config file: %s", "/".join(mail_host.getPhysicalPath()), error)
+            problem = error
+    if problem:
+        LOG.warning("%s stays with the default config file: %s", "/".join(mail_host.getPhysicalPath()), problem)
 
 
 class _MailControlPanelForm(mail.MailControlPanelForm):
-    description = (
-        "Mail of this site goes through the MaildropHost /MailHost: server, port, user and password are those of its configuration"
-        " file, and what is entered for them here has no effect. Server and \"From\" address must not be empty all the same, or"
-        " Plone does not send some of its mail. The test mail is written into the spool; the object's tab Maildrop Log, in the"
-        " management interface, tells what became of it."
-    )
+    @property
+    def description(self):
+        if not IMaildropHost.providedBy(getToolByName(self.context, TOOL_ID, None)):
+            return (
+                "The add-on MaildropHost is installed, but the site's MailHost is another mail host. To have the MaildropHost back,"
+                " import the add-on's profile again, in portal_setup."
+            )
+        return (
+            "Mail of this site goes through the MaildropHost. Server, port, user and password are those of its configuration file;"
+            " what is entered for them here has no effect. Server and \"From\" address must not be empty all the same, or Plone"
+            " does not send some of its mail. The test mail is written into the spool: whether it has left, the object's tab"
+            " Maildrop Log tells, at MailHost/manage_log."
+        )
 
 
 class MailControlPanel(mail.MailControlPanel):

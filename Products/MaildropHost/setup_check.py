@@ -14,13 +14,16 @@ from AccessControl.requestmethod import postonly
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from Acquisition import aq_base
 from Products.MailHost.interfaces import IMailHost
+from zExceptions import NotFound
 from zope.component import queryUtility
+from zope.component.hooks import getSite
 
 from maildrop import figures, paths, status
 from maildrop.durations import tell_duration
 from maildrop.envelope import is_address
 from maildrop.logfile import printable, stamp
 from maildrop.writers import WRITERS
+from Products.MaildropHost.sites import TOOL_ID
 from Products.MaildropHost.typed import MaildropHostError
 
 try:
@@ -202,27 +205,32 @@ def _one_address(typed):
 
 
 def _of_plone(mail_host):
-    """What Plone makes of this mail host: a list of findings, empty elsewhere than in a Plone site."""
+    """What Plone makes of its site's mail host: a list of findings, empty for any other one and without Plone."""
     registry = queryUtility(IRegistry) if IRegistry is not None else None
-    if registry is None or "plone.smtp_host" not in registry:
+    if registry is None or aq_base(getattr(aq_base(getSite()), TOOL_ID, None)) is not aq_base(mail_host):
         return []
     found = []
-    utility = queryUtility(IMailHost)
-    if aq_base(utility) is not aq_base(mail_host):
-        where = "nowhere" if utility is None else "/".join(utility.getPhysicalPath())
-        text = f"Some of Plone's mail goes another way: the site's utility IMailHost is {where}. Install the add-on MaildropHost."
-        found.append(Finding(WARNING, PLONE, printable(text)))
+    if not _is_utility(mail_host):
+        text = "Some of Plone's mail goes another way: import the profile of the add-on MaildropHost again, in portal_setup."
+        found.append(Finding(WARNING, PLONE, text))
     missing = [title for title, key in _NEEDED_BY_PLONE.items() if not registry.get(key)]
     if missing:
         text = (
             f"Plone says that the mail host is not configured, and sends only some of its mail: {' and '.join(missing)} in its"
-            " Mail control panel must not be empty. Nothing else is looked at there, and the server that stands there is not used."
+            " Mail control panel must not be empty. Any server will do there: it is not used."
         )
         found.append(Finding(WARNING, PLONE, text))
     else:
         text = "Server, port, user and password of Plone's Mail control panel have no effect here; its From name and address have."
         found.append(Finding(OK, PLONE, text))
     return found
+
+
+def _is_utility(mail_host):
+    try:
+        return aq_base(queryUtility(IMailHost)) is aq_base(mail_host)
+    except (KeyError, AttributeError, NotFound):    # five.localsitemanager: registered by its path, and gone
+        return False
 
 
 _NEEDED_BY_PLONE = {"SMTP server": "plone.smtp_host", "Site 'From' address": "plone.email_from_address"}
@@ -237,9 +245,11 @@ class SetupCheck:
     def getSetupFindings(self):
         # A list of dicts, for each thing that was looked at: ``topic``, ``text``, and ``level``: ok, warning or error.
         # (No docstring: not to be called by URL.)
+        return [finding.as_dict() for finding in self._findings() + _of_plone(self)]
+
+    def _findings(self):
         settings, problem = self._find_settings()
-        found = findings(self.getConfigPath(), settings, problem, time.time()) + _of_plone(self)
-        return [finding.as_dict() for finding in found]
+        return findings(self.getConfigPath(), settings, problem, time.time())
 
     security.declareProtected(change_configuration, "manage_sendTestMail")
 
@@ -264,8 +274,8 @@ class SetupCheck:
         name = self._v_last_name
         if REQUEST is None:
             return name
-        looked_at = [each for each in self.getSetupFindings() if each["topic"] != PLONE]    # that is about Plone's own mails
-        told = [each for each in looked_at if each["level"] != OK or each["topic"] in (DAEMON, LAST_LOOK)]
+        found = [finding.as_dict() for finding in self._findings()]
+        told = [each for each in found if each["level"] != OK or each["topic"] in (DAEMON, LAST_LOOK)]
         is_well = all(finding["level"] == OK for finding in told)
         more = "A daemon serves it: watch what becomes of it." if is_well else "But see below what may keep it from arriving."
         REQUEST.set("manage_tabs_message", f"The test mail is in the spool. {more}")

@@ -1,5 +1,6 @@
 """The add-on of a Plone site: installed, among other add-ons, replaced by hand, uninstalled; in a real Zope of this process."""
 
+import html
 import logging
 import re
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import transaction
 import Zope2
 from AccessControl.SecurityManagement import newSecurityManager, noSecurityManager
 from Acquisition import aq_base
+from five.localsitemanager import make_objectmanager_site
 from plone import api
 from plone.base.utils import get_installer
 from plone.browserlayer.utils import registered_layers
@@ -26,10 +28,17 @@ from support.spooling import MODULE
 from Testing.makerequest import makerequest
 from zope.component import getUtility, queryUtility
 from zope.component.hooks import setSite
+from zope.interface import Interface, alsoProvides
 
 from Products.MaildropHost.interfaces import IMaildropHost, IMaildropHostLayer
 
 MaildropHost = MODULE.MaildropHost
+
+
+class IOther(Interface):
+    """What another add-on registers."""
+
+
 ADD_ON = "Products.MaildropHost"
 
 
@@ -118,10 +127,17 @@ def test_the_one_choice_of_zope_conf_is_left_alone_if_it_cannot_be_used(portal, 
     assert f"/Plone/MailHost stays with the default config file: Invalid config file path {tmp_path / 'gone'}" in caplog.text
 
 
-def test_among_several_choices_none_is_taken(portal, daemon, monkeypatch):
-    monkeypatch.setitem(MODULE.CONFIG_PATHS, "config-path-2", str(daemon.config))
+def test_among_several_choices_none_is_taken_and_the_log_says_so(portal, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(MODULE.CONFIG_PATHS, "config-path-2", str(write_config(tmp_path / "other")))
     get_installer(portal).install_product(ADD_ON)
     assert portal.MailHost.getConfigPath() == MODULE.DEFAULT_CONFIG_PATH
+    assert "/Plone/MailHost stays with the default config file: zope.conf names several" in caplog.text
+
+
+def test_a_choice_that_stands_there_under_two_keys_is_one(portal, daemon, monkeypatch):
+    monkeypatch.setitem(MODULE.CONFIG_PATHS, "config-path-2", str(daemon.config))
+    get_installer(portal).install_product(ADD_ON)
+    assert portal.MailHost.getConfigPath() == str(daemon.config)
 
 
 def test_a_maildrophost_that_is_there_already_is_kept(portal):
@@ -150,6 +166,14 @@ def test_after_uninstalling_the_stock_mail_host_is_back_and_stays(installed, oth
     assert is_the_mail_host(installed, MailHost)
     installed.portal_setup.runAllImportStepsFromProfile(other_add_on)
     assert is_the_mail_host(installed, MailHost)
+
+
+def test_what_another_add_on_has_left_registered_keeps_it_from_nothing(portal):
+    portal._setObject("old", MaildropHost("old"))
+    portal.getSiteManager().registerUtility(portal.old, IOther, "left")    # by its path
+    portal._delObject("old")
+    assert get_installer(portal).install_product(ADD_ON) and is_the_mail_host(portal, MaildropHost)
+    assert get_installer(portal).uninstall_product(ADD_ON) and is_the_mail_host(portal, MailHost)
 
 
 def test_mails_that_wait_stay_in_the_spool_when_the_add_on_goes(installed):
@@ -202,9 +226,12 @@ def daemon_port(daemon):
     return int(re.search(r"(?m)^SMTP_PORT=(\d+)", daemon.config.read_text())[1])
 
 
-def test_after_plones_own_toolset_the_add_on_is_installed_again(installed):
+def test_after_plones_own_toolset_the_add_ons_profile_is_imported_again(installed):
     installed.portal_setup.runImportStepFromProfile("profile-Products.CMFPlone:plone", "toolset", run_dependencies=False)
     assert is_the_mail_host(installed, MailHost)
+    alsoProvides(installed.REQUEST, IMaildropHostLayer)    # as when the site is traversed
+    panel = api.content.get_view("mail-controlpanel", installed, installed.REQUEST)
+    assert "import the add-on's profile again" in html.unescape(panel())
     installed.portal_setup.runAllImportStepsFromProfile(f"profile-{ADD_ON}:default")
     assert is_the_mail_host(installed, MaildropHost)
 
@@ -233,6 +260,29 @@ def test_the_utility_follows_back_to_a_stock_mail_host(installed):
     assert is_the_mail_host(installed, MailHost)
 
 
+def test_the_utility_follows_a_maildrophost_that_gets_the_name(portal):
+    MODULE.manage_addMaildropHost(portal, "maildrop")
+    transaction.savepoint()
+    portal.manage_delObjects(["MailHost"])
+    portal.manage_renameObject("maildrop", "MailHost")
+    assert is_the_mail_host(portal, MaildropHost)
+
+
+def test_the_utility_follows_a_maildrophost_that_is_pasted(portal):
+    portal.aq_parent._setObject("MailHost", MaildropHost("MailHost"))
+    transaction.savepoint()
+    portal.manage_delObjects(["MailHost"])
+    portal.manage_pasteObjects(portal.aq_parent.manage_cutObjects(["MailHost"]))
+    assert is_the_mail_host(portal, MaildropHost)
+
+
+def test_the_utility_follows_when_the_maildrophost_makes_room_for_another_mail_host(installed):
+    transaction.savepoint()
+    installed.manage_renameObject("MailHost", "old")
+    installed.manage_addProduct["MailHost"].manage_addMailHost("MailHost")
+    assert is_the_mail_host(installed, MailHost)
+
+
 def test_a_maildrophost_of_another_name_or_in_a_folder_is_not_the_sites(portal):
     MODULE.manage_addMaildropHost(portal, "newsletter")
     folder = api.content.create(portal, "Folder", "folder")
@@ -241,6 +291,30 @@ def test_a_maildrophost_of_another_name_or_in_a_folder_is_not_the_sites(portal):
     folder._delObject("MailHost")
     portal._delObject("newsletter")
     assert is_the_mail_host(portal, MailHost)
+
+
+def test_what_happens_to_its_folder_says_nothing_of_a_mail_host(portal):
+    folder = api.content.create(portal, "Folder", "folder")
+    folder._setObject("inside", MaildropHost("inside"))
+    folder.inside.id = ""
+    transaction.savepoint()
+    portal.manage_delObjects(["MailHost"])
+    portal.manage_renameObject("folder", "MailHost")
+    assert portal["MailHost"]["inside"].id == ""
+    assert utility().meta_type == "Mail Host"
+
+
+def test_a_site_below_with_a_stock_mail_host_still_mails_by_the_utility_above(installed):
+    folder = api.content.create(installed, "Folder", "folder")
+    make_objectmanager_site(folder)
+    folder._setObject("MailHost", MailHost("MailHost"))
+    setSite(folder)
+    assert utility() is aq_base(installed.MailHost)
+    folder._delObject("MailHost")
+    folder._setObject("MailHost", MaildropHost("MailHost"))
+    assert utility() is aq_base(folder.MailHost)
+    folder._delObject("MailHost")
+    assert utility() is aq_base(installed.MailHost)
 
 
 def test_a_site_with_a_maildrophost_can_be_deleted(installed):
@@ -288,6 +362,14 @@ def test_an_export_has_title_mode_and_config_key_and_no_secret(exported):
         "name": "MailHost", "meta_type": "Maildrop Host", "title": "A title &amp; more", "transactional": "False",
         "path_key": "config-path-secret",
     }
+
+
+def test_an_export_does_not_say_default_where_zope_conf_has_a_key_for_that_file(installed, monkeypatch):
+    monkeypatch.setitem(MODULE.CONFIG_PATHS, "config-path-2", MODULE.DEFAULT_CONFIG_PATH)
+    installed.MailHost.setConfigPath("DEFAULT")
+    context = DummyExportContext(installed, installed.portal_setup)
+    exportMailHost(context)
+    assert b'path_key="config-path-2"' in context._wrote[0][1]
 
 
 def test_an_import_sets_what_was_exported(installed, exported, daemon):
@@ -344,7 +426,15 @@ def test_where_plone_says_that_mail_is_not_configured_the_edit_tab_says_why(inst
 
 
 def test_the_edit_tab_says_when_plones_utility_is_another_object(installed):
-    other = MailHost("other")
-    installed._setObject("other", other)
+    installed._setObject("other", MailHost("other"))
     installed.getSiteManager().registerUtility(aq_base(installed.other), IMailHost)
-    assert ("warning", "/Plone/other") in [(level, text[text.find("/Plone"):].split(".")[0]) for level, text in findings(installed)]
+    level, text = findings(installed)[0]
+    assert level == "warning" and text.startswith("Some of Plone's mail goes another way: import the profile")
+    installed.getSiteManager().registerUtility(installed.other, IMailHost)    # by its path
+    installed._delObject("other")
+    assert findings(installed)[0] == (level, text)
+
+
+def test_the_edit_tab_of_another_maildrophost_says_nothing_of_plone(installed):
+    MODULE.manage_addMaildropHost(installed, "newsletter")
+    assert not [each for each in installed.newsletter.getSetupFindings() if each["topic"] == "Plone"]
