@@ -28,7 +28,7 @@ test: $(VENV)/test.stamp
 	$(if $(ARGS),,@$(MAKE) --no-print-directory test-plone)
 
 test-plone: $(PLONE)/test-plone.stamp
-	$(PLONE)/bin/python -m pytest tests/plone $(ARGS)
+	$(PLONE)/bin/python -m pytest tests/plone $(or $(ARGS),--numprocesses 2 --dist loadfile)
 
 test-matrix: $(VENV)/matrix.stamp
 	@$(INSTALL) --optional $(FOR_TESTS)
