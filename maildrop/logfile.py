@@ -109,7 +109,8 @@ def printable(text: bytes | str) -> str:
     if text.isprintable():
         return text
     joined = re.sub(r"\s*\n\s*", " ", text)
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in joined)
+    escaped = {ord(char): char.encode("unicode_escape").decode("ascii") for char in set(joined) if not char.isprintable()}
+    return joined.translate(escaped)
 
 
 def stamp(seconds: float) -> str:

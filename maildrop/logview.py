@@ -14,7 +14,7 @@ from maildrop.logfile import printable
 from maildrop.paths import open_to_read
 
 _CHUNK = 64 * 1024
-_LONGEST_LINE = 1024 * 1024    # bytes; longer ones are broken
+_LONGEST_LINE = 128 * 1024    # bytes, more than a line of a hundred recipients has; longer ones are broken
 _LOOK_EVERY_S = 0.2
 _WORDS = {"OK": "delivered", "BAD": "deferred", "FATAL": "failed"}
 
