@@ -1,5 +1,6 @@
 """Options and summary of the whole test run."""
 
+import signal
 from collections import Counter
 
 _NAME = "fault ledger"
@@ -12,6 +13,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts what is to run in the background with Ctrl-C ignored, and so would all that the tests start
+    # (workers import this file, too).
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "fault_kind(kind): what the cases of this test are counted as")
 
 
