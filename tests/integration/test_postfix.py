@@ -89,7 +89,7 @@ def test_added_message_id_is_the_one_that_the_log_names(daemon, postfix):
     arrived = run_until_delivered(daemon, postfix, 1)[ANN]
     added = re.fullmatch(rb"Message-Id: (<\S+>)\nSubject: x\n\nbody\n", arrived)[1].decode()
     assert f" id={added} " in daemon.read_log()
-    assert f"message-id={added}" in postfix.read_log()
+    postfix.wait_for_log(f"message-id={added}")
 
 
 def test_wrong_password_leaves_the_mail_in_the_spool(daemon, postfix):

@@ -164,6 +164,10 @@ class Postfix:
         logs = (self.directory / "log", self.directory / "output")
         return "\n".join(path.read_text(errors="replace") for path in logs if path.exists())
 
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Wait until the log has this: a process of its own writes it, in its own time."""
+        wait_until(lambda: self.read_log().count(text) >= times, told=self.read_log)
+
     # -- setting it up --
 
     @property
