@@ -200,7 +200,8 @@ class Draft:
     def _link(self) -> bool:
         """Give the file its second name: cheaper by far than a second file. False where that is not possible."""
         try:
-            os.link(self._lock, self.path)
+            # Never what a symbolic link of that name leads to, as Python 3.14 would by default
+            os.link(self._lock, self.path, follow_symlinks=False)
         except (FileExistsError, FileNotFoundError):    # somebody else's mail; or the lock has gone
             raise
         except OSError:    # a file system where a file has one name; else the copy will fail for the same reason

@@ -25,10 +25,10 @@ from maildrop.wake import WakeUp
 NOBODY = 65534
 MOST_CALLS = 300    # far more than any request makes: a guard against a loop without end
 CALLS = [
-    "openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "close", "fchmod",
+    "openat", "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "linkat", "unlink", "close", "fchmod",
     "fadvise64", "ftruncate", "newfstatat", "mkdir", "chmod",
 ]    # fmt: skip
-NO_LINKS = "link:error=EPERM:when=1+"    # as on a file system where a file has one name
+NO_LINKS = "linkat:error=EPERM:when=1+"    # as on a file system where a file has one name
 ERRORS = ["ENOSPC", "EIO", "EACCES", "EMFILE"]
 DATABASE_GAVE_UP = "Failure in _finish. Closing."    # FileStorage cannot know whether it has committed
 
@@ -170,7 +170,7 @@ def test_a_killed_writer_of_two_databases_or_none_sends_what_was_committed_and_n
 
 
 @pytest.mark.fault_kind("writer killed at a system call")
-@pytest.mark.parametrize("call", ["openat", "writev", "write", "fsync", "link", "unlink"])
+@pytest.mark.parametrize("call", ["openat", "writev", "write", "fsync", "linkat", "unlink"])
 def test_a_killed_writer_of_fifty_mails_sends_all_or_none(writers, waker, tmp_path, ledger, record_property, call):
     judge_killed_writers(writers, waker, tmp_path, ledger, record_property, FURTHER_PAGES[2], call, step=7)
 
@@ -236,7 +236,7 @@ def kept_aside(writers):
 @pytest.mark.parametrize("further", [[], [NO_LINKS]], ids=["links", "no links"])
 def test_the_mails_of_a_transaction_are_named_to_who_listens_once_they_are_due(writers, waker, tmp_path, page, further):
     with start_heard(writers, waker) as writer:
-        with attached(writer.pid, tmp_path / "trace", "link", further):
+        with attached(writer.pid, tmp_path / "trace", "linkat", further):
             writer.get(page.name, subject="one", **dict(page.fields))
         found = Found(writers, page.lines)
         assert found.unlocked == Counter(page.mails) and found.is_clean()
@@ -338,7 +338,7 @@ def judge_after_the_database_gave_up(writers, writer, found, said):
 @pytest.mark.parametrize("unremovable", ["1", "1+"], ids=["first", "any"])
 @pytest.mark.parametrize(
     ("call", "no_links"),
-    [("link", []), *product(["openat", "write", "writev", "fsync", "fchmod", "close"], ([], [NO_LINKS]))],
+    [("linkat", []), *product(["openat", "write", "writev", "fsync", "fchmod", "close"], ([], [NO_LINKS]))],
 )
 def test_a_failing_call_after_which_removing_fails_too_sends_nothing_too_early(
     writers, tmp_path, ledger, page, call, unremovable, no_links
@@ -348,7 +348,7 @@ def test_a_failing_call_after_which_removing_fails_too_sends_nothing_too_early(
         assert number < MOST_CALLS
         with writers.start() as writer:
             injections = [f"{call}:error=EIO:when={number}", f"unlink:error=EIO:when={unremovable}", *no_links]
-            with attached(writer.pid, tmp_path / str(number), f"{call},unlink,link", injections, ("-f", "-y")) as trace:
+            with attached(writer.pid, tmp_path / str(number), f"{call},unlink,linkat", injections, ("-f", "-y")) as trace:
                 answer = writer.get(page.name, subject="one", **dict(page.fields))
             lines = [line for line in trace.text().splitlines() if line.endswith("(INJECTED)")]
             if not (injected := [line for line in lines if " EIO " in line and " unlink(" not in line]):
@@ -399,7 +399,7 @@ def read_trace(lines):
             yield Call(name, opened, "O_CREAT" in arguments)
         elif name in ("unlink", "mkdir"):
             yield Call(name, arguments.split('"')[1])
-        elif name == "link":
+        elif name == "linkat":
             yield Call(name, arguments.split('"')[3], creates=True)
         elif path := re.match(r"\d+<(.*?)>", arguments):
             yield Call(name, path[1])
@@ -445,7 +445,7 @@ def find_disorder(lines, spool, data_fs, mails):
         lock = f"{path}.lck"
         if birth(path) <= birth(lock):
             yield f"{path} was created before its lock"
-        names = [path, lock] if calls[birth(path)].name == "link" else [path]    # of one file
+        names = [path, lock] if calls[birth(path)].name == "linkat" else [path]    # of one file
         last_write = max((place for name in names for place in places("writev", name)), default=None)
         if last_write is None:
             yield f"{path} was not written"
@@ -492,7 +492,7 @@ RIGHT_ORDER = '''
 RIGHT_ORDER_WITH_A_LINK = [
     RIGHT_ORDER[0],
     RIGHT_ORDER[2].replace("</spool/a>", "</spool/a.lck>"),
-    '7 link("/spool/a.lck", "/spool/a") = 0',
+    '7 linkat(AT_FDCWD</>, "/spool/a.lck", AT_FDCWD</>, "/spool/a", 0) = 0',
     *RIGHT_ORDER[3:],
 ]
 

@@ -662,8 +662,8 @@ def test_nothing_is_left_of_a_mail_that_cannot_be_written_but_what_was_there(tmp
 def test_a_mail_that_is_interrupted_after_it_got_its_name_is_taken_back(tmp_path, monkeypatch):
     really_link = os.link
 
-    def interrupted(*arguments):
-        really_link(*arguments)
+    def interrupted(*arguments, **how):
+        really_link(*arguments, **how)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -143,14 +143,31 @@ def test_two_processes_that_ask_at_the_same_moment_get_two_names(set_clock, monk
 def test_a_mail_whose_lock_goes_while_it_is_made_is_an_error_and_is_not_there(spool_directory, monkeypatch):
     really_link = os.link
 
-    def without_lock(lock, path):
+    def without_lock(lock, path, **how):
         os.unlink(lock)
-        really_link(lock, path)
+        really_link(lock, path, **how)
 
     monkeypatch.setattr(os, "link", without_lock)
     with pytest.raises(FileNotFoundError):
         spool.Draft(spool_directory / spool.new_name()).write("zoe@example.org", "ann@example.org", b"x")
     assert [path for path in spool_directory.iterdir() if path.is_file()] == []
+
+
+def test_a_file_that_a_symbolic_link_in_the_place_of_the_lock_leads_to_gets_no_name_in_the_spool(
+    spool_directory, tmp_path, monkeypatch
+):
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    really_link = os.link
+
+    def of_another_file(lock, path, **how):
+        os.unlink(lock)
+        os.symlink(precious, lock)
+        really_link(lock, path, **how)
+
+    monkeypatch.setattr(os, "link", of_another_file)
+    spool.Draft(spool_directory / spool.new_name()).write("zoe@example.org", "ann@example.org", b"x")
+    assert precious.stat().st_nlink == 1
 
 
 def test_a_lock_is_named_after_its_mail():
