@@ -31,6 +31,7 @@ class Crew:
         self._at_work: set[Connection] = set()
         self._most = self._allowed = 1 if shared.settings.wait_s else shared.settings.connections
         self._grown_at = self._grown_at_cpu = 0.0
+        self._served_one_to_the_end = False    # since the last first one failed
         self.outage: RelayUnavailable | None = None    # what ended the last of them
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class Crew:
         self._at_work.add(connection)
         self._grown_at, self._grown_at_cpu = time.monotonic(), time.process_time()
         try:
-            threading.Thread(target=self._run, args=(connection, not is_first), daemon=True).start()
+            threading.Thread(target=self._run, args=(connection, is_first), daemon=True).start()
         except RuntimeError:    # the system has no thread to spare
             self._at_work.remove(connection)
             self._allowed = len(self._at_work)
@@ -89,10 +90,10 @@ class Crew:
             return False
         return True
 
-    def _run(self, connection: Connection, connect_first: bool) -> None:
+    def _run(self, connection: Connection, is_first: bool) -> None:
         failure, has_crashed = None, False
         try:
-            connection.run(after_mail=self.grow, connect_first=connect_first)
+            connection.run(after_mail=self.grow, connect_first=not is_first)
         except RelayUnavailable as unavailable:
             failure = unavailable
         except Exception:    # the guard of the session: the others go on
@@ -104,7 +105,11 @@ class Crew:
                 if len(self._at_work) < self._allowed:
                     self._log.notice(f"no more connections now than there are ({len(self._at_work)}): {failure}")
                 self._allowed = len(self._at_work)
+            elif failure and not is_first and self._served_one_to_the_end:
+                pass    # the relay just took no more connections: if there is anything left, another first one tries it
             elif failure or has_crashed and not self._at_work:
                 self.outage = failure
                 self._backlog.close()    # so that it is not tried for ever
+            if is_first or not failure:
+                self._served_one_to_the_end = not (failure or has_crashed)
         self._ended()

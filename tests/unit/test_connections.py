@@ -398,6 +398,37 @@ def test_where_the_relay_takes_no_more_connections_those_there_are_carry_all_mai
     assert site.waiting() == []
 
 
+@pytest.mark.parametrize("later", [0, 1], ids=["nothing is left", "another mail comes"])
+@pytest.mark.parametrize("too_many", [1, 3])
+@pytest.mark.parametrize("refuse", [busy_greeting, closed_door, no_service, busy_ehlo], ids=lambda each: each.__name__)
+def test_connections_too_many_are_no_outage_when_the_others_have_ended_before_they_were_refused(
+    relay, make_site, pipelining, refuse, too_many, later
+):
+    come = set()
+
+    def answer(dialogue, step, good):
+        number = dialogue.number
+        if 1 < number <= 1 + too_many and (said := refuse(dialogue, step, good)) != good:
+            come.add(number)
+            wait_until(lambda: len(site.delivery._crew) <= too_many, PATIENCE_S)    # the first has sent all and ended
+            if number == 2:
+                paths.extend(site.add_many(later, "later"))
+                announce(site.spool)
+            return said
+        if step == "final" and number == 1:
+            wait_until(lambda: len(come) == too_many, PATIENCE_S)
+        return good
+
+    relay.answer = answer
+    site = make_site(pipelining=pipelining, connections=1 + too_many)
+    paths = site.add_many(60)
+    site.run_pass()
+    assert "!!!!!" not in site.log() and "attempt=" not in site.log()
+    site.run_pass()
+    assert Counter(site.told_delivered()) == Counter(path.name for path in paths)
+    assert len(relay.accepted) == 60 + later and site.waiting() == []
+
+
 def test_a_relay_that_refused_connections_is_asked_for_more_at_the_next_look(relay, make_site):
     refused = threading.Event()
 
