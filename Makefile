@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 PLONE := .venv-plone
 INSTALL := sh tests/support/debian_packages.sh
-FOR_TESTS := chromium iproute2 libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
+FOR_TESTS := chromium e2fsprogs iproute2 libsasl2-modules logrotate postfix sasl2-bin shellcheck strace systemd
 SCRIPTS = .ci/run tests/support/debian_packages.sh $(filter-out %/README %.logrotate %.service,$(wildcard maildrop/bin/*))
 # Beside the interpreters on the PATH: what pyenv has.
 PYTHONS = $(wildcard $(shell pyenv root 2>/dev/null)/versions/3.*/bin/python)
