@@ -28,6 +28,10 @@ _MANY = 16    # mails that wait: so many are enough for all connections
 _LARGE = 1024 * 1024    # bytes; the mail behind such a one is left to the other connections
 
 
+class OneTooMany(RelayUnavailable):
+    """A connection failed that was not the only one: that says nothing of the others, and not all hosts were tried."""
+
+
 class _Stopped(Exception):
     """The daemon stops: what was under way is no attempt."""
 
@@ -256,7 +260,7 @@ class Connection:
                     return session
                 if is_fresh:
                     if refusal.code == 421 and not self._is_alone():    # it says that there are too many
-                        raise RelayUnavailable("Connection error", str(refusal))
+                        raise OneTooMany("Connection error", str(refusal))
                     self._relay.move_on_from(session.host)
                     refused_by.add(session.host)
                     if refused_by.issuperset(self._relay.hosts()):
@@ -312,6 +316,7 @@ class Connection:
 
         While others are at work, the one that serves them is enough: it may just not take one more.
         """
+        is_alone = self._is_alone()    # not later: others may end before an answer comes that was given because of them
         unavailable = None
         for host in (host for host in self._relay.hosts() if host not in refused_by):
             try:
@@ -321,7 +326,9 @@ class Connection:
                 return session
             except RelayUnavailable as error:
                 unavailable = error
-                if self._stopping.is_set() or not self._is_alone():
+                if not is_alone:
+                    raise OneTooMany(error.stage, error.reason) from error
+                if self._stopping.is_set():
                     break
                 self._relay.passed_over(host, error)
                 self._relay.move_on_from(host)

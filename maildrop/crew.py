@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from maildrop.connection import Connection, Shared
+from maildrop.connection import Connection, OneTooMany, Shared
 from maildrop.relay import RelayUnavailable
 
 _MAILS_EACH = 4    # for fewer, one more connection is not worth while
@@ -31,7 +31,6 @@ class Crew:
         self._at_work: set[Connection] = set()
         self._most = self._allowed = 1 if shared.settings.wait_s else shared.settings.connections
         self._grown_at = self._grown_at_cpu = 0.0
-        self._served_one_to_the_end = False    # since the last first one failed
         self.outage: RelayUnavailable | None = None    # what ended the last of them
 
     def __len__(self) -> int:
@@ -67,7 +66,7 @@ class Crew:
             return 1 if self.outage is None else 0
         now = time.monotonic()
         measured = now - self._grown_at
-        if measured < _MEASURE_S or not self._relay.has_heard:
+        if measured < _MEASURE_S or not self._relay.hears_mails:
             return 0
         worth_while = waiting // _MAILS_EACH
         if now - self._backlog.last_taken > LONG_WAIT_S:
@@ -81,7 +80,7 @@ class Crew:
         self._at_work.add(connection)
         self._grown_at, self._grown_at_cpu = time.monotonic(), time.process_time()
         try:
-            threading.Thread(target=self._run, args=(connection, is_first), daemon=True).start()
+            threading.Thread(target=self._run, args=(connection, not is_first), daemon=True).start()
         except RuntimeError:    # the system has no thread to spare
             self._at_work.remove(connection)
             self._allowed = len(self._at_work)
@@ -90,10 +89,10 @@ class Crew:
             return False
         return True
 
-    def _run(self, connection: Connection, is_first: bool) -> None:
+    def _run(self, connection: Connection, connect_first: bool) -> None:
         failure, has_crashed = None, False
         try:
-            connection.run(after_mail=self.grow, connect_first=not is_first)
+            connection.run(after_mail=self.grow, connect_first=connect_first)
         except RelayUnavailable as unavailable:
             failure = unavailable
         except Exception:    # the guard of the session: the others go on
@@ -101,15 +100,15 @@ class Crew:
             self._log.notice(f"a connection: unexpected error: {traceback.format_exc()}")
         with self._lock:
             self._at_work.remove(connection)
+            if failure:
+                self._relay.hears_mails = False    # as far as is known: there are no more connections until it does again
             if failure and self._at_work:
                 if len(self._at_work) < self._allowed:
                     self._log.notice(f"no more connections now than there are ({len(self._at_work)}): {failure}")
                 self._allowed = len(self._at_work)
-            elif failure and not is_first and self._served_one_to_the_end:
-                pass    # the relay just took no more connections: if there is anything left, another first one tries it
+            elif isinstance(failure, OneTooMany):
+                pass    # the others have ended meanwhile: if there is anything left, one that is alone will find out
             elif failure or has_crashed and not self._at_work:
                 self.outage = failure
                 self._backlog.close()    # so that it is not tried for ever
-            if is_first or not failure:
-                self._served_one_to_the_end = not (failure or has_crashed)
         self._ended()

@@ -204,7 +204,7 @@ class Draft:
             os.link(self._lock, self.path, follow_symlinks=False)
         except (FileExistsError, FileNotFoundError):    # somebody else's mail; or the lock has gone
             raise
-        except OSError:    # a file system where a file has one name; else the copy will fail for the same reason
+        except (OSError, NotImplementedError):    # a file has one name here; else the copy will fail for the same reason
             return False
         return True
 

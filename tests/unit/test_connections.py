@@ -480,6 +480,62 @@ def test_a_relay_that_goes_away_while_all_connections_are_busy_is_one_outage_and
     assert site.waiting() == []
 
 
+def test_when_all_connections_lose_the_relay_at_the_same_moment_the_next_host_gets_the_mails(relay, make_site, pipelining):
+    gone, turned_away = threading.Event(), set()
+    gate = Gate(relay, 8, then=gone.set)
+
+    def answer(dialogue, step, good):
+        if step == "mail" and gone.is_set():
+            return None
+        if step == "greeting" and gone.is_set():
+            turned_away.add(dialogue.number)
+            if len(turned_away) == 8:    # they all know of one another until all have failed
+                site.delivery._crew._lock.acquire()
+                threading.Timer(10 * QUIET_S, site.delivery._crew._lock.release).start()
+            wait_until(lambda: len(turned_away) >= 8, PATIENCE_S)
+            return None
+        return gate.answer(dialogue, step, good)
+
+    relay.answer = answer
+    site = make_site(pipelining=pipelining, smtp_hosts=("127.0.0.1", "127.0.0.2"))
+    site.add_many(60)
+    with ScriptedRelay(host="127.0.0.2", port=relay.port) as other:
+        site.run_pass()
+    assert len(relay.accepted) == 8
+    assert Counter(subjects(relay) + subjects(other)) == Counter(f"mail {each}" for each in range(60))
+    assert "!!!!!" not in site.log() and site.waiting() == []
+
+
+def test_while_a_relay_that_served_lets_connections_hang_no_more_are_opened_whatever_comes(relay, make_site, pipelining):
+    second_came, gone = threading.Event(), threading.Event()
+
+    def answer(dialogue, step, good):
+        if dialogue.number == 1:
+            if step == "final":
+                assert second_came.wait(PATIENCE_S)
+        elif dialogue.number == 2 and not gone.is_set():
+            second_came.set()
+            if step == "final":    # the only one by now, and more mails have come
+                wait_until(lambda: len(site.delivery._crew) == 1, PATIENCE_S)
+                site.add_many(6, "later")
+                announce(site.spool)
+                wait_until(lambda: len(site.delivery._backlog) >= 4, PATIENCE_S)
+                gone.set()
+                return "421 4.3.2 shutting down"
+        elif gone.is_set() and step == "greeting":
+            announce(site.spool)    # a look, which may ask for one more connection
+            time.sleep(2 * crew.LONG_WAIT_S)
+            return None
+        return good
+
+    relay.answer = answer
+    site = make_site(pipelining=pipelining, connections=2)
+    site.add_many(8)
+    site.run_pass()
+    assert site.log().count("!!!!!") == 1
+    assert relay.sessions <= 2 + 3
+
+
 # -- mails that come while a pass goes on --
 
 
