@@ -29,7 +29,7 @@ _LARGE = 1024 * 1024    # bytes; the mail behind such a one is left to the other
 
 
 class OneTooMany(RelayUnavailable):
-    """A connection failed that was not the only one: that says nothing of the others, and not all hosts were tried."""
+    """A session could not be had while there were other connections: that says nothing of those, nor of other hosts."""
 
 
 class _Stopped(Exception):
@@ -65,10 +65,15 @@ class Connection:
         self._stopping = shared.stopping
         self._is_alone = is_alone
         self._session: Session | None = None
+        self._began_alone = False    # whether there were no others when the session began
         self._sent_on_session = 0
         self._is_for_one_mail = False    # the session is plain because the mail's flight broke
         self._taken: deque[Attempt] = deque()    # claimed; the envelope of the first may be out already
         self.is_connecting = False    # then it cannot be cut
+
+    @property
+    def has_session(self) -> bool:
+        return self._session is not None
 
     def cut(self) -> None:
         """Break off the mail under way unless its end is already out. From another thread; ``stopping`` is set before."""
@@ -259,7 +264,7 @@ class Connection:
                     attempt.replies.update(replies)
                     return session
                 if is_fresh:
-                    if refusal.code == 421 and not self._is_alone():    # it says that there are too many
+                    if refusal.code == 421 and not (self._began_alone and self._is_alone()):    # there are too many
                         raise OneTooMany("Connection error", str(refusal))
                     self._relay.move_on_from(session.host)
                     refused_by.add(session.host)
@@ -300,6 +305,7 @@ class Connection:
         if self._session and 0 < self._settings.batch <= self._sent_on_session:
             self._hang_up()
         if self._session is None:
+            self._began_alone = self._is_alone()    # others may end before an answer comes that is given because of them
             self.is_connecting = True
             try:
                 self._session = self._connect(is_plain, refused_by)
@@ -316,7 +322,6 @@ class Connection:
 
         While others are at work, the one that serves them is enough: it may just not take one more.
         """
-        is_alone = self._is_alone()    # not later: others may end before an answer comes that was given because of them
         unavailable = None
         for host in (host for host in self._relay.hosts() if host not in refused_by):
             try:
@@ -326,7 +331,7 @@ class Connection:
                 return session
             except RelayUnavailable as error:
                 unavailable = error
-                if not is_alone:
+                if not self._began_alone:
                     raise OneTooMany(error.stage, error.reason) from error
                 if self._stopping.is_set():
                     break

@@ -66,7 +66,9 @@ class Crew:
             return 1 if self.outage is None else 0
         now = time.monotonic()
         measured = now - self._grown_at
-        if measured < _MEASURE_S or not self._relay.hears_mails:
+        if measured < _MEASURE_S or not self._relay.has_heard:
+            return 0
+        if not any(connection.has_session for connection in self._at_work):    # the relay may have gone meanwhile
             return 0
         worth_while = waiting // _MAILS_EACH
         if now - self._backlog.last_taken > LONG_WAIT_S:
@@ -100,8 +102,6 @@ class Crew:
             self._log.notice(f"a connection: unexpected error: {traceback.format_exc()}")
         with self._lock:
             self._at_work.remove(connection)
-            if failure:
-                self._relay.hears_mails = False    # as far as is known: there are no more connections until it does again
             if failure and self._at_work:
                 if len(self._at_work) < self._allowed:
                     self._log.notice(f"no more connections now than there are ({len(self._at_work)}): {failure}")

@@ -23,7 +23,6 @@ class RelayState:
         self.last_mail_at = -math.inf    # monotonic time
         self._outages: set[str] = set()    # what the present one has been called so far
         self.has_heard = False    # whether the relay has taken a mail's sender in this pass
-        self.hears_mails = False    # the same, and since a connection failed
         self._refused: list[str] = []    # mails whose sender it would not hear of, since it last heard one
         self._in_a_row = 0    # how many of them count
         self._refusal: RelayUnavailable | None = None
@@ -33,7 +32,7 @@ class RelayState:
     def begin_pass(self, hosts: tuple[str, ...]) -> None:
         """``hosts``: in the order in which they are to be tried."""
         self._hosts = hosts
-        self.has_heard = self.hears_mails = False
+        self.has_heard = False
         self._refused = []
         self._in_a_row = 0
 
@@ -92,7 +91,7 @@ class RelayState:
         if self.is_blamed(path):    # it might say of all others what it would say of them anyway
             return
         with self._lock:
-            self.has_heard = self.hears_mails = True
+            self.has_heard = True
             self._blamed.update(self._refused)
             self._refused.clear()
             self._in_a_row = 0

@@ -368,10 +368,13 @@ def busy_at_mail(dialogue, step, good):
     return "421 4.7.0 too many connections" if step == "mail" else good
 
 
-@pytest.mark.parametrize("most", [1, 3])
-@pytest.mark.parametrize(
+refuses = pytest.mark.parametrize(
     "refuse", [busy_greeting, closed_door, no_service, busy_ehlo, busy_at_mail], ids=lambda each: each.__name__
 )
+
+
+@pytest.mark.parametrize("most", [1, 3])
+@refuses
 def test_where_the_relay_takes_no_more_connections_those_there_are_carry_all_mails(
     relay, make_site, pipelining, refuse, most
 ):
@@ -400,7 +403,7 @@ def test_where_the_relay_takes_no_more_connections_those_there_are_carry_all_mai
 
 @pytest.mark.parametrize("later", [0, 1], ids=["nothing is left", "another mail comes"])
 @pytest.mark.parametrize("too_many", [1, 3])
-@pytest.mark.parametrize("refuse", [busy_greeting, closed_door, no_service, busy_ehlo], ids=lambda each: each.__name__)
+@refuses
 def test_connections_too_many_are_no_outage_when_the_others_have_ended_before_they_were_refused(
     relay, make_site, pipelining, refuse, too_many, later
 ):
@@ -450,6 +453,33 @@ def test_a_relay_that_refused_connections_is_asked_for_more_at_the_next_look(rel
     site.run_pass()
     assert len(subjects(relay)) == len(set(subjects(relay))) == 60
     assert len({mail.session for mail in relay.accepted}) >= 1 + 3
+
+
+def test_one_that_refused_connections_while_another_hangs_is_asked_for_more_at_the_next_look_too(relay, make_site, pipelining):
+    refused, release = threading.Event(), threading.Event()
+
+    def answer(dialogue, step, good):
+        if dialogue.number == 1 and step == "final":
+            assert release.wait(PATIENCE_S)
+        if dialogue.number == 2 and step == "greeting":
+            refused.set()
+            return "421 4.7.0 too many connections"
+        return good
+
+    relay.answer = answer
+    site = make_site(pipelining=pipelining, connections=2)
+    site.add_many(20)
+    sending = site.begin_pass()
+    try:
+        assert refused.wait(PATIENCE_S)
+        wait_until(lambda: "no more connections now" in site.log(), PATIENCE_S)
+        announce(site.spool)
+        wait_until(lambda: len(relay.accepted) >= 17, PATIENCE_S)    # all but those that the first one has claimed
+    finally:
+        release.set()
+        site.end(sending)
+    assert len(subjects(relay)) == len(set(subjects(relay))) == 20
+    assert site.waiting() == []
 
 
 def test_a_relay_that_goes_away_while_all_connections_are_busy_is_one_outage_and_costs_no_mail_anything(
