@@ -37,6 +37,7 @@ class TestMailHost(testMailHost.TestMailHost):
 
 
 def test_none_of_mailhosts_tests_is_missing_without_being_named():
-    ours = unittest.TestLoader().loadTestsFromTestCase(TestMailHost).countTestCases()
-    theirs = unittest.TestLoader().loadTestsFromTestCase(testMailHost.TestMailHost).countTestCases()
-    assert ours == theirs - 3
+    ours = unittest.TestLoader().getTestCaseNames(TestMailHost)
+    theirs = unittest.TestLoader().getTestCaseNames(testMailHost.TestMailHost)
+    left_out = {"test_manage_makeChanges", "test_createDefaultMailer", "test_createSMPTSMailer"}    # some are new
+    assert ours and set(theirs) - set(ours) <= left_out
