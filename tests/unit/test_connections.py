@@ -455,7 +455,7 @@ def test_a_relay_that_refused_connections_is_asked_for_more_at_the_next_look(rel
     assert len({mail.session for mail in relay.accepted}) >= 1 + 3
 
 
-def test_one_that_refused_connections_while_another_hangs_is_asked_for_more_at_the_next_look_too(relay, make_site, pipelining):
+def test_a_relay_that_refused_connections_while_one_hangs_is_asked_for_more_at_the_next_look_too(relay, make_site, pipelining):
     refused, release = threading.Event(), threading.Event()
 
     def answer(dialogue, step, good):
